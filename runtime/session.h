@@ -1,0 +1,79 @@
+// The public API: a model opened on a device, ready to be fed and to generate.
+// In: SessionOptions. Out: tokens and logits. Called by tools/ and by programs that embed sparkjit.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/gguf_file.h"
+#include "models/model_desc.h"
+#include "models/tokenizer.h"
+#include "runtime/sampler.h"
+
+namespace sj {
+
+enum class ActivationMode {
+  kAuto,   ///< int8 per 32 values in decode where the weights are quantised
+  kF32,    ///< float32 everywhere: slower, for comparisons
+};
+
+struct SessionOptions {
+  std::string model_path;
+  std::string device = "auto";          ///< auto | cpu | cuda | cuda:N
+  uint32_t max_ctx_tokens = 0;          ///< 0: min(trained context, 4096)
+  uint32_t n_threads = 0;               ///< CPU backend, compiler and loader; 0: all cores
+  uint32_t prefill_tokens = 512;        ///< most tokens a prefill step
+  ActivationMode activations = ActivationMode::kAuto;
+  bool cpu_double = false;              ///< CPU backend in float64 (tests)
+  std::string cache_dir;                ///< empty: the default ladder
+  std::string kernel_dir;               ///< kernel texts from here instead of the embedded ones
+  std::string libcuda_path, libnvrtc_path;
+  bool show_progress = true;
+};
+
+/// What opening cost; printed by `run --timings`. Times in microseconds.
+struct LoadTimings {
+  double open_us = 0, describe_us = 0, compile_us = 0, module_load_us = 0, upload_us = 0, ready_us = 0;
+  uint32_t n_kernels = 0, n_compiled = 0, n_from_disk = 0, compile_threads = 0;
+};
+
+struct GenerateOptions {
+  uint32_t max_new_tokens = 128;
+  SamplerOptions sampler;
+  bool stop_at_eog = true;
+};
+
+struct GenerateStats {
+  uint32_t n_prompt_tokens = 0, n_new_tokens = 0;
+  double prompt_us = 0, decode_us = 0;
+};
+
+/// One sequence. Not thread-safe.
+class Session {
+ public:
+  virtual ~Session() = default;
+  virtual const ModelDesc& model() const = 0;
+  virtual const Tokenizer* tokenizer() const = 0;   ///< null for models without a vocabulary
+  virtual uint32_t max_ctx_tokens() const = 0;
+  virtual uint32_t n_past() const = 0;              ///< tokens in the KV cache
+  virtual std::string device_name() const = 0;
+  virtual const LoadTimings& timings() const = 0;
+
+  /// Forgets all tokens.
+  virtual void reset() = 0;
+  /// Appends `tokens` and returns logits: [n, n_vocab] when `all_logits`, else [1, n_vocab] of the last one.
+  /// Throws kUsage when they don't fit the context or an id is out of range.
+  virtual std::vector<float> feed(std::span<const TokenId> tokens, bool all_logits) = 0;
+  /// Appends `prompt`, then samples; `on_token` gets each new id as it becomes known and returns false to stop.
+  virtual GenerateStats generate(std::span<const TokenId> prompt, const GenerateOptions& options,
+                                 const std::function<bool(TokenId)>& on_token) = 0;
+};
+
+/// Throws as open_gguf, describe_model and the backends do; kCuda when device is cuda and there is none.
+std::unique_ptr<Session> open_session(const SessionOptions& options);
+
+}  // namespace sj
