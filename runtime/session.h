@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "jit/kernel_spec.h"
 #include "models/gguf_file.h"
 #include "models/model_desc.h"
 #include "models/tokenizer.h"
@@ -52,6 +53,14 @@ struct GenerateStats {
   double prompt_us = 0, decode_us = 0;
 };
 
+/// One launch (CUDA) or op (CPU) of a decode step, timed by itself; a row of `bench --per-op`.
+struct OpTiming {
+  std::string label;        ///< kernel label or op name
+  int32_t layer = -1;       ///< -1: outside the layers
+  double median_us = 0;
+  Cost cost;                ///< what it moves and computes at the present context
+};
+
 /// One sequence. Not thread-safe.
 class Session {
  public:
@@ -71,6 +80,16 @@ class Session {
   /// Appends `prompt`, then samples; `on_token` gets each new id as it becomes known and returns false to stop.
   virtual GenerateStats generate(std::span<const TokenId> prompt, const GenerateOptions& options,
                                  const std::function<bool(TokenId)>& on_token) = 0;
+
+  /// What one decode step with `n_past` tokens in the cache moves and computes; zeros when the backend can't say.
+  virtual Cost decode_cost([[maybe_unused]] uint32_t n_past) const { return {}; }
+  /// Launches of one decode step; 0 for the CPU backend.
+  virtual uint32_t launches_per_token() const { return 0; }
+  /// Peak memory bandwidth of the device in GB/s (1e9 bytes); 0 when unknown.
+  virtual double peak_gb_per_s() const { return 0; }
+  /// Times each launch of a decode step at the present context, median of `n_repeats`; the tokens in the cache stay as
+  /// they are. Empty when the backend can't.
+  virtual std::vector<OpTiming> profile_decode([[maybe_unused]] uint32_t n_repeats) { return {}; }
 };
 
 /// Throws as open_gguf, describe_model and the backends do; kCuda when device is cuda and there is none.
