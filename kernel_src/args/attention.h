@@ -1,0 +1,22 @@
+// Arguments of sj_attention (attention.cu).
+#pragma once
+
+#ifndef __CUDACC_RTC__
+#include <cstdint>
+#endif
+
+namespace sj {
+
+struct StepState;
+
+struct AttentionArgs {
+  const float* q;              ///< [kTokens, kHeads, kHeadDim]
+  const uint16_t* k_pages;     ///< f16 [n_pages][kHeadsKv][kPageTokens][kHeadDim]
+  const uint16_t* v_pages;     ///< f16, same shape
+  const int32_t* page_table;   ///< logical page -> physical page
+  const float* sinks;          ///< [kHeads] extra logits that join the softmax only; unused without sinks
+  float* y;                    ///< [kTokens, kHeads * kHeadDim]
+  const StepState* state;
+};
+
+}  // namespace sj

@@ -1,0 +1,21 @@
+// Arguments of sj_kv_append (kv_append.cu).
+#pragma once
+
+#ifndef __CUDACC_RTC__
+#include <cstdint>
+#endif
+
+namespace sj {
+
+struct StepState;
+
+struct KvAppendArgs {
+  const float* k;              ///< [kTokens, kHeadsKv, kHeadDim]
+  const float* v;              ///< [kTokens, kHeadsKv, kHeadDim]
+  uint16_t* k_pages;           ///< f16 [n_pages][kHeadsKv][kPageTokens][kHeadDim]
+  uint16_t* v_pages;           ///< f16, same shape
+  const int32_t* page_table;   ///< logical page -> physical page
+  const StepState* state;
+};
+
+}  // namespace sj
