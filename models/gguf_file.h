@@ -77,16 +77,24 @@ class GgufFile {
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
   /// File descriptor of a part, for pread by the weight loader; owned by this object.
   int fd(uint32_t part) const;
+  /// Throws kIo when a part was replaced, resized or written to since it was opened. Called after the weights were read.
+  void require_unchanged() const;
 
  private:
   friend GgufFile open_gguf(const std::string& path);
+  friend GgufFile gguf_from_memory(std::span<const std::byte> bytes, const std::string& name);
   GgufFile();
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
 /// Opens and checks `path` and, for "x-00001-of-0000N.gguf", its further parts. Reads only header pages; linear time.
-/// Throws kIo (can't open, not a regular file) or kBadModel (every broken rule of the container, with byte offset).
+/// Throws kIo (can't open, not a regular file), kBadModel (every broken rule of the container, with field and byte
+/// offset) or kUnsupported (big-endian file, tensor type that only others read).
 GgufFile open_gguf(const std::string& path);
+
+/// The same checks on one unsplit file that lies in memory; `bytes` must outlive the result, whose fd() is -1. `name`
+/// stands for the path in messages. For tests and the fuzz target.
+GgufFile gguf_from_memory(std::span<const std::byte> bytes, const std::string& name);
 
 }  // namespace sj
