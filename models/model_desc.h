@@ -15,7 +15,8 @@ enum class RopePairing { kInterleaved, kHalfSplit };   ///< llama "NORM": (2j, 2
 enum class Activation { kSilu, kGeluTanh };
 
 /// Rows [row_begin, row_begin + n_rows) of a tensor seen as a matrix [n_rows, row_elems]; whole tensor by default.
-/// Fused attn_qkv and ffn_gate_up are three and two such views of one tensor.
+/// Fused attn_qkv and ffn_gate_up are three and two such views of one tensor. A vector is one row; a slice of a vector (of
+/// a fused attn_qkv.bias) has rows of one element. In both cases element row_begin * n_cols is the first.
 struct WeightRef {
   std::string tensor;        ///< GGUF name
   uint64_t row_begin = 0;
@@ -70,10 +71,18 @@ struct ModelDesc {
   std::vector<LayerDesc> layers;
   /// NVFP4 side scales: the matmul result of tensor X is multiplied by the value(s) of X.scale ([1] or [n_experts]).
   std::vector<std::pair<std::string, WeightRef>> result_scales;
+  /// Tensors of the file that take no part in the computation (activation scales, reranker heads, ...).
+  std::vector<std::string> ignored_tensors;
 };
+
+/// The side scale of a weight's matmul results, or nullopt.
+std::optional<WeightRef> find_result_scale(const ModelDesc& model, const WeightRef& weight);
 
 /// Throws kUnsupported (unknown architecture; a variant we refuse) or kBadModel (missing key or tensor, wrong shape or
 /// type, inconsistent hyperparameters), naming file, key or tensor, rule, expected and found.
 ModelDesc describe_model(const GgufFile& file);
+
+/// Hyperparameters, then one line a layer kind and range, then the tensor roles of each layer; for `inspect --stage model`.
+std::string dump(const ModelDesc& model);
 
 }  // namespace sj
