@@ -31,12 +31,15 @@
 //   MXFP4    qs4 e                       NVFP4    qs4 u2
 //   F32 F16 BF16   the row as it is
 //
-// Every plane but those of 16-byte entries is placed after them, in descending entry size, so each entry is naturally aligned.
+// The planes lie in the order of the table without gaps; n_cols being a multiple of the block, each entry is naturally
+// aligned.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include "jit/base/dtype.h"
 
@@ -46,7 +49,19 @@ namespace sj {
 /// for F32/F16/BF16, not a multiple of 4).
 uint64_t row_record_bytes(DType dtype, uint64_t n_cols);
 
+/// One plane of a row record; qs8 counts as two, "qs8.0" and "qs8.1". The row as it is (F32 F16 BF16) is one plane "row".
+struct WeightPlane {
+  std::string_view name;
+  uint32_t entry_bytes = 0;
+  uint32_t entry_elems = 0;    ///< weights an entry serves: 32 or 256 (1 for "row")
+  uint64_t offset_bytes = 0;   ///< from the record's start
+  uint64_t n_bytes = 0;
+};
+/// The planes of one row record in memory order. Throws as row_record_bytes.
+std::vector<WeightPlane> row_planes(DType dtype, uint64_t n_cols);
+
 /// Writes the record of one row. `row` holds n_cols / block_elems blocks in file order; `out` row_record_bytes() bytes.
+/// Throws as row_record_bytes, and kInternal when a span has another size.
 void repack_row(DType dtype, uint64_t n_cols, std::span<const std::byte> row, std::span<std::byte> out);
 
 }  // namespace sj
