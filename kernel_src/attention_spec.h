@@ -15,6 +15,7 @@ struct AttentionParams {
   uint32_t window_tokens = 0;      ///< 0: full; else key visible iff 0 <= p_q - p_k < window_tokens
   uint32_t page_tokens = kKvPageTokens;
   bool has_sinks = false;          ///< per-head logit in the softmax's denominator
+  uint32_t cost_ctx_tokens = 0;    ///< keys a token in Cost, which can't know the position; changes nothing else
 };
 
 /// Causal attention over the layer's cache, which must already hold the step's own k and v.
