@@ -92,8 +92,8 @@ void Flags::required_text(const std::string& names, std::string& value, const st
   app_->add_option(names, value, help)->type_name(type)->required();
 }
 
-void Flags::positional(const std::string& name, std::string& value, const std::string& help) {
-  app_->add_option(name, value, help);
+void Flags::required_positional(const std::string& name, std::string& value, const std::string& help) {
+  app_->add_option(name, value, help)->required();
 }
 
 void Flags::toggle(const std::string& names, bool& value, const std::string& help) { app_->add_flag(names, value, help); }
@@ -200,6 +200,9 @@ int run_cli(int argc, const char* const* argv, std::chrono::steady_clock::time_p
   add_run_verb(verbs);
   add_bench_verb(verbs);
   add_score_verb(verbs);
+  add_inspect_verb(verbs);
+  add_cache_verb(verbs);
+  add_doctor_verb(verbs);
 
   try {
     root.parse(argc, argv);

@@ -23,8 +23,8 @@ class Flags {
   explicit Flags(CLI::App& app) : app_(&app) {}
   void text(const std::string& names, std::string& value, const std::string& help, const std::string& type);
   void required_text(const std::string& names, std::string& value, const std::string& help, const std::string& type);
-  /// A word without a flag in front; optional.
-  void positional(const std::string& name, std::string& value, const std::string& help);
+  /// A word without a flag in front.
+  void required_positional(const std::string& name, std::string& value, const std::string& help);
   void toggle(const std::string& names, bool& value, const std::string& help);
   void integer(const std::string& names, int32_t& value, int64_t low, int64_t high, const std::string& help);
   void integer(const std::string& names, uint32_t& value, int64_t low, int64_t high, const std::string& help);
@@ -65,6 +65,9 @@ class VerbTable {
 void add_run_verb(VerbTable& verbs);
 void add_bench_verb(VerbTable& verbs);
 void add_score_verb(VerbTable& verbs);
+void add_inspect_verb(VerbTable& verbs);
+void add_cache_verb(VerbTable& verbs);
+void add_doctor_verb(VerbTable& verbs);
 
 /// Parses the command line and runs the chosen verb. Help and version go to stdout with exit code 0.
 /// Throws kUsage for anything wrong with the flags, otherwise as the verb does.

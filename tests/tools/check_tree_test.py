@@ -40,7 +40,7 @@ class CheckTree(unittest.TestCase):
                     'tests/reference/a.h:1: tests/reference must not include models ("models/op.h")')
 
     def test_refuses_system_headers_in_device_text(self):
-        self.expect({"kernel_src/a.cu": "#include <cuda_fp16.h>\n", "kernel_src/a_spec.cpp": ""},
+        self.expect({"kernel_src/a.cu": "#include <cuda_fp16.h>\n", "kernel_src/a_spec.cpp": '.source = "a.cu"'},
                     "kernel_src/a.cu:1: device text includes no system header")
 
     def test_refuses_ptx_outside_of_its_file(self):
@@ -48,7 +48,7 @@ class CheckTree(unittest.TestCase):
                     "kernel_src/device/mma.cuh:1: inline PTX lives in kernel_src/device/ptx*.cuh")
 
     def test_refuses_a_kernel_without_spec(self):
-        self.expect({"kernel_src/a.cu": ""}, "kernel_src/a.cu:1: has no a_spec.cpp beside it")
+        self.expect({"kernel_src/a.cu": ""}, "kernel_src/a.cu:1: no *_spec.cpp in kernel_src names it")
 
     def test_refuses_a_second_door(self):
         self.expect({"cache/a.cpp": 'const char* home = std::getenv("HOME");\n', "runtime/options.cpp": 'getenv("HOME");\n'},

@@ -1,0 +1,115 @@
+// `sparkjit inspect`: what is in a file, and every stage between it and the launches, without running anything.
+#include <map>
+#include <memory>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "jit/base/error.h"
+#include "models/gguf_file.h"
+#include "models/model_desc.h"
+#include "models/op_graph.h"
+#include "tools/cli.h"
+
+namespace sj {
+namespace {
+
+struct InspectOptions {
+  std::string model_path;
+  std::string stage = "file";
+  std::string device = "h200";
+  uint32_t n_tokens = 1;
+  uint32_t max_ctx_tokens = 0;
+  bool all_values = false;
+};
+
+constexpr size_t kMaxShownItems = 8;
+constexpr size_t kMaxShownChars = 100;
+
+// Control characters would take over the terminal that shows them.
+std::string quoted(std::string_view text, bool is_whole) {
+  std::string shown = "\"";
+  const size_t n_chars = is_whole ? text.size() : std::min(text.size(), kMaxShownChars);
+  for (const char c : text.substr(0, n_chars)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '\n') shown += "\\n";
+    else if (c == '"' || c == '\\') { shown += '\\'; shown += c; }
+    else if (byte < 0x20 || byte == 0x7F) shown += fmt::format("\\x{:02x}", byte);
+    else shown += c;
+  }
+  return shown + (n_chars < text.size() ? fmt::format("...\" ({} bytes)", text.size()) : "\"");
+}
+
+std::string array_text(const GgufArray& array, bool is_whole) {
+  std::string shown = fmt::format("[{} elements]", array.count);
+  if (array.strings.empty()) return shown;
+  const size_t n_items = is_whole ? array.strings.size() : std::min(array.strings.size(), kMaxShownItems);
+  for (size_t i = 0; i < n_items; ++i) shown += " " + quoted(array.strings[i], is_whole);
+  return n_items < array.strings.size() ? shown + " ..." : shown;
+}
+
+std::string value_text(const GgufValue& value, bool is_whole) {
+  if (const auto* text = std::get_if<std::string_view>(&value)) return quoted(*text, is_whole);
+  if (const auto* array = std::get_if<GgufArray>(&value)) return array_text(*array, is_whole);
+  if (const auto* number = std::get_if<uint64_t>(&value)) return fmt::to_string(*number);
+  if (const auto* number = std::get_if<int64_t>(&value)) return fmt::to_string(*number);
+  if (const auto* number = std::get_if<double>(&value)) return fmt::format("{:g}", *number);
+  return std::get<bool>(value) ? "true" : "false";
+}
+
+std::string file_text(const GgufFile& file, bool is_whole) {
+  std::string text = fmt::format("file {}\nparts {}\nbytes {}\n\nmetadata {}\n", file.path(), file.part_paths().size(), file.size_bytes(),
+                                 file.metadata().size());
+  for (const auto& [key, value] : file.metadata()) text += fmt::format("  {} = {}\n", key, value_text(value, is_whole));
+  text += fmt::format("\ntensors {}\n", file.tensors().size());
+  struct Sum { uint64_t n_tensors = 0, n_elems = 0, n_bytes = 0; };
+  std::map<std::string_view, Sum> by_type;
+  for (const TensorInfo& tensor : file.tensors()) {
+    text += fmt::format("  {:<40} {:<8} {:<24} {:>12} bytes\n", tensor.name, dtype_name(tensor.dtype),
+                        fmt::format("[{}]", fmt::join(tensor.shape, ", ")), tensor.n_bytes);
+    Sum& sum = by_type[dtype_name(tensor.dtype)];
+    sum.n_tensors += 1;
+    sum.n_elems += tensor.n_elems();
+    sum.n_bytes += tensor.n_bytes;
+  }
+  text += "\ntypes\n";
+  for (const auto& [type, sum] : by_type)
+    text += fmt::format("  {:<8} {:>5} tensors {:>15} weights {:>15} bytes\n", type, sum.n_tensors, sum.n_elems, sum.n_bytes);
+  return text;
+}
+
+GraphOptions graph_options(const InspectOptions& options, const ModelDesc& model) {
+  constexpr uint32_t kDefaultCtxTokens = 4096;
+  const uint32_t ctx_tokens = options.max_ctx_tokens != 0 ? options.max_ctx_tokens : std::min(model.trained_ctx_tokens, kDefaultCtxTokens);
+  return {.n_tokens = options.n_tokens, .max_ctx_tokens = ctx_tokens};
+}
+
+int run_inspect(const InspectOptions& options) {
+  const GgufFile file = open_gguf(options.model_path);
+  if (options.stage == "file") {
+    write_stdout(file_text(file, options.all_values));
+    return 0;
+  }
+  const ModelDesc model = describe_model(file);
+  if (options.stage == "model") {
+    write_stdout(dump(model));
+    return 0;
+  }
+  const OpGraph graph = build_graph(model, graph_options(options, model));
+  write_stdout(dump(graph));
+  return 0;
+}
+
+}  // namespace
+
+void add_inspect_verb(VerbTable& verbs) {
+  const auto options = std::make_shared<InspectOptions>();
+  Flags flags = verbs.add("inspect", "show a file, or a stage between it and the launches", [options] { return run_inspect(*options); });
+  flags.required_text("-m,--model", options->model_path, "GGUF file (first part of a split one)", "FILE");
+  flags.choice("--stage", options->stage, {"file", "model", "graph"}, "what to show (default file: metadata and tensors)");
+  flags.integer("--n-tokens", options->n_tokens, 1, 1 << 20, "tokens a step (default 1)");
+  flags.integer("-c,--ctx", options->max_ctx_tokens, 0, 1 << 24, "context in tokens; 0: the model's own, at most 4096");
+  flags.toggle("--all", options->all_values, "long texts and lists in full");
+}
+
+}  // namespace sj
