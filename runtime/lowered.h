@@ -2,6 +2,7 @@
 // Out: read by the planner (which gives every buffer an address), `inspect --stage specs` and the profiler.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -70,13 +71,26 @@ struct StateBuffer {
   std::vector<std::byte> init = {};  ///< content after loading (the rest is zero); never written again if not empty
 };
 
+/// What a launch moves and computes for each key it sees; the number of keys is known only when the step runs.
+struct CostPerKey {
+  double bytes = 0, flops = 0;
+  uint32_t window_tokens = 0;  ///< most keys it sees; 0: all
+};
+
 struct LoweredLaunch {
-  KernelSpec spec;
+  KernelSpec spec;                 ///< its cost leaves out what `per_key` says
   std::vector<std::byte> args;     ///< the family's POD argument struct, pointers not yet filled in
   std::vector<ArgPatch> patches;   ///< which pointers go where
   std::string label;               ///< op or rule name: "blk.3.attn_q", "blk.3.qkv"
   int layer = -1;                  ///< -1: not in a layer
   bool pdl = true;                 ///< may start before its predecessor ends (the kernel calls pdl_wait)
+  CostPerKey per_key = {};
+
+  /// With `n_keys` tokens in the KV cache, the step's own included.
+  Cost cost(uint64_t n_keys) const {
+    const double n = static_cast<double>(per_key.window_tokens == 0 ? n_keys : std::min<uint64_t>(n_keys, per_key.window_tokens));
+    return {spec.cost.bytes + per_key.bytes * n, spec.cost.flops + per_key.flops * n};
+  }
 };
 
 struct Lowered {
