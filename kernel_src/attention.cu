@@ -80,7 +80,7 @@ __device__ __forceinline__ void add_tile(const AttentionArgs& args, uint32_t hea
   }
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads) sj_attention(const AttentionArgs args) {
+extern "C" __global__ void __launch_bounds__(kThreads, 1) sj_attention(const AttentionArgs args) {
   __shared__ __align__(16) float q[kHeadDim];
   __shared__ float values[kWarps][kHeadDim];
   __shared__ float maxima[kWarps], sums[kWarps];

@@ -15,7 +15,7 @@ using namespace baked;
 constexpr uint32_t kThreads = kRowThreads * kBlockRows;
 constexpr uint32_t kQuads = kDim / 4;
 constexpr uint32_t kQuadsPerThread = ceil_div(kQuads, kRowThreads);
-static_assert(kDim % 4 == 0 && kQuadsPerThread <= 8, "a row is kept in registers");
+static_assert(kDim % 4 == 0 && kQuadsPerThread <= 4, "a row is kept in registers");
 static_assert(kRowThreads == kWarpLanes || kBlockRows == 1, "a row is a warp's or a block's");
 
 extern "C" __global__ void __launch_bounds__(kThreads) sj_rmsnorm(const RmsNormArgs args) {

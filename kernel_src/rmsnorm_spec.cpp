@@ -8,7 +8,7 @@ namespace sj {
 
 KernelSpec rmsnorm_spec(const RmsNormParams& p) {
   require_quads("rmsnorm", "dim", p.dim);
-  require_rule(p.dim <= 32768, "rmsnorm: dim {} exceeds 32768, the row that a block keeps in registers", p.dim);
+  require_rule(p.dim <= 16384, "rmsnorm: dim {} exceeds 16384, the row that a block keeps in registers", p.dim);
   require_rule(p.eps >= 0, "rmsnorm: expected an eps of at least 0, found {}", p.eps);
   require_rule(p.n_tokens >= 1 && p.rows_per_token >= 1, "rmsnorm: no rows ({} tokens of {} rows)", p.n_tokens,
                p.rows_per_token);

@@ -17,7 +17,7 @@ static_assert(sizeof(int64_t) == 8 && sizeof(void*) == 8, "device text assumes 6
 
 inline constexpr uint32_t kWarpLanes = 32;
 inline constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
-inline constexpr float kInfinity = __builtin_huge_valf();
+inline constexpr float kInfinity = __builtin_bit_cast(float, 0x7F800000u);
 
 /// ceil(a / b) and the least multiple of b that is >= a; for a + b < 2^32.
 __device__ __forceinline__ constexpr uint32_t ceil_div(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
