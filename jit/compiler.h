@@ -23,8 +23,9 @@ struct CompileRequest {
 std::vector<std::string> codegen_options(const std::string& target);
 
 /// Compiles one kernel. Equal requests give equal bytes. Only the given texts are read, never a file. Thread-safe.
+/// A kernel that spills though its spec does not allow that is a warning here and a failure in the tests.
 /// Throws kCompile with kernel label, target, options, compiler, the path of the dumped source and NVRTC's log; also when the
-/// compiler does not know the target, or when the kernel spills and its spec does not allow that.
+/// compiler does not know the target.
 Cubin compile(const Nvrtc& nvrtc, const CompileRequest& request);
 
 }  // namespace sj

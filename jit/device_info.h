@@ -23,6 +23,7 @@ struct DeviceInfo {
   uint64_t memory_bytes = 0;
   double bandwidth_gb_per_s = 0;      ///< peak of device memory; 0: unknown
   bool is_integrated = false;         ///< shares its memory with the CPU
+  bool operator==(const DeviceInfo&) const = default;
 
   /// What to compile for: "sm_90", "sm_120f", "sm_121f". The family suffix is used from compute 10.0 on.
   std::string target() const;

@@ -28,7 +28,7 @@ struct Cost {
 };
 
 /// One constant baked into the kernel as `inline constexpr <type> <name> = <value>;` in namespace sj::baked.
-/// int64_t becomes `long long` or `int`/`unsigned` where it fits, double becomes `float`, string is text as written (an
+/// int64_t becomes `unsigned`, `int` (negative) or `long long` as it fits, double becomes `float`, string is text as written (an
 /// initialiser, e.g. "{1, 2, 3}", with `type` naming the C++ type, e.g. "int" and name "kRows[3]").
 struct Baked {
   std::string name;
