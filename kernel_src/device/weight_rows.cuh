@@ -1,5 +1,6 @@
 // Reads weights from row records (kernel_src/weight_layout.h tells the layout) and dequantises 32 of them at a time to f32,
-// in the order of operations of the GGUF specification, so results are bit-equal with the file's values.
+// in the order of operations of the GGUF specification: bit-equal with the file's values but for d * q + m, which the
+// compiler may round once instead of twice.
 // Requires: `row` 16-byte aligned, n_cols a multiple of the type's block.
 #pragma once
 
@@ -37,10 +38,10 @@ __device__ __forceinline__ float e8m0_half(uint32_t e) {
   return __uint_as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23);
 }
 
-/// Twice the value of an E2M1 code (0..15).
+/// Twice the value of an E2M1 code (0..15); code 8, a negative zero, gives +0 as in the file format.
 __device__ __forceinline__ float fp4_doubled(uint32_t code) {
   const float magnitude = small_to_float(static_cast<uint32_t>(0x0C08060403020100ull >> (8 * (code & 7))) & 0xFF);
-  return __uint_as_float(__float_as_uint(magnitude) | (code & 8) << 28);
+  return code & 8 ? 0.0f - magnitude : magnitude;
 }
 
 /// The non-linear 4-bit codebook of IQ4_NL and IQ4_XS: -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113.
