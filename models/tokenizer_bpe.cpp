@@ -27,6 +27,8 @@ std::array<char32_t, 256> byte_alphabet() {
   return of_byte;
 }
 
+/// Vocabularies without all 256 bytes exist (SmolLM2 lacks some control characters). Such a byte is left out, as
+/// by the libraries the models were trained with: those files name an end mark as their unknown token.
 class ByteBpeEncoder final : public FragmentEncoder {
  public:
   ByteBpeEncoder(const GgufFile& file, const Vocab& vocab, const PretokenizerSpec& spec)
@@ -58,7 +60,6 @@ class ByteBpeEncoder final : public FragmentEncoder {
       for (const char c : piece) {
         const SymbolId symbol = symbols_[static_cast<uint8_t>(c)];
         if (symbol != kNoSymbol) word.push_back(symbol);
-        else if (vocab_.unknown) word.push_back(static_cast<SymbolId>(*vocab_.unknown));
       }
       merges_.merge(word, workspace);
       for (const SymbolId symbol : word) emit(symbol, out);
@@ -94,9 +95,7 @@ class ByteBpeEncoder final : public FragmentEncoder {
     const std::string_view text = merges_.symbol_text(symbol);
     for (size_t pos = 0; pos < text.size();) {
       const size_t n_bytes = decode_utf8(text, pos).n_bytes;
-      const auto id = vocab_.find(text.substr(pos, n_bytes));
-      if (id) out.push_back(*id);
-      else if (vocab_.unknown) out.push_back(*vocab_.unknown);
+      if (const auto id = vocab_.find(text.substr(pos, n_bytes))) out.push_back(*id);
       pos += n_bytes;
     }
   }

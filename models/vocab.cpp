@@ -143,6 +143,21 @@ void Vocab::find_bytes(const GgufFile& file) {
   }
 }
 
+bool Vocab::is_plain_text(const GgufFile& file, TokenId id) const {
+  // SentencePiece vocabularies with HTML tags hold the closing tag of strike-through, and another token ends a text.
+  if (type(id) == TokenType::kUserDefined) return text(id) == "</s>" && eos && *eos != id;
+  if (type(id) != TokenType::kNormal || model_ == VocabModel::kSpm) return false;
+  const GgufArray* merges = file.find_array("tokenizer.ggml.merges");
+  if (merges == nullptr) return false;
+  const std::string_view whole = text(id);
+  for (const std::string_view line : merges->strings) {
+    if (line.size() != whole.size() + 1) continue;
+    const size_t space = line.find(' ', 1);
+    if (space != std::string_view::npos && whole.starts_with(line.substr(0, space)) && whole.ends_with(line.substr(space + 1))) return true;
+  }
+  return false;
+}
+
 void Vocab::find_eog(const GgufFile& file) {
   is_eog_.assign(n_tokens(), false);
   const auto mark = [&](std::optional<TokenId> id) {
@@ -152,7 +167,7 @@ void Vocab::find_eog(const GgufFile& file) {
   for (const std::string_view name : {"eot", "eom", "fim_pad", "fim_rep", "fim_sep"}) mark(read_id(file, name, std::nullopt));
   for (const std::string_view text : kEogTexts) {
     const auto id = find(text);
-    if (!id) continue;
+    if (!id || is_plain_text(file, *id)) continue;
     mark(id);
     types_[static_cast<size_t>(*id)] = TokenType::kControl;
   }

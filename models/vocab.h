@@ -47,6 +47,8 @@ class Vocab {
   void read_special_ids(const GgufFile& file);
   void find_bytes(const GgufFile& file);
   void find_eog(const GgufFile& file);
+  /// True of a token that looks like an end mark but is what ordinary text becomes, as "</s>" in Qwen's vocabulary.
+  bool is_plain_text(const GgufFile& file, TokenId id) const;
   std::optional<TokenId> read_id(const GgufFile& file, std::string_view name, std::optional<TokenId> fallback);
 
   VocabModel model_ = VocabModel::kSpm;
