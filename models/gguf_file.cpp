@@ -89,15 +89,13 @@ struct GgufFile::Impl {
   std::vector<std::span<const std::byte>> part_bytes;
   std::vector<std::string> part_paths;
   ParsedGguf head;                       // metadata of the first part, tensors of all parts
-  NameIndex keys{0}, tensor_names{0};
+  NameIndex tensor_names{0};
 
   auto key_of() const { return [this](uint32_t i) -> std::string_view { return head.metadata[i].first; }; }
   auto tensor_name_of() const { return [this](uint32_t i) -> std::string_view { return head.tensors[i].name; }; }
 
-  /// Builds the look-up tables; throws when a tensor name occurs in two parts.
+  /// Builds the tensors' look-up table; throws when a tensor name occurs in two parts.
   void index_names() {
-    keys = NameIndex(head.metadata.size());
-    for (uint32_t i = 0; i < head.metadata.size(); ++i) keys.insert(head.metadata[i].first, i, key_of());
     tensor_names = NameIndex(head.tensors.size());
     for (uint32_t i = 0; i < head.tensors.size(); ++i) {
       const auto first = tensor_names.insert(head.tensors[i].name, i, tensor_name_of());
@@ -110,7 +108,7 @@ struct GgufFile::Impl {
   }
 
   [[noreturn]] void fail_key(std::string_view key, std::string_view what) const {
-    const auto at = keys.find(key, key_of());
+    const auto at = head.key_index.find(key, key_of());
     const std::string offset = at ? fmt::format("offset {}; ", head.value_offsets[*at]) : std::string();
     throw Error(ErrorKind::kBadModel, fmt::format("metadata key \"{}\": {}", printable(key), what),
                 fmt::format("field {}; {}file {}", printable(key), offset, part_paths[0]));
@@ -123,7 +121,7 @@ struct GgufFile::Impl {
   }
 
   const GgufValue* find(std::string_view key) const {
-    const auto i = keys.find(key, key_of());
+    const auto i = head.key_index.find(key, key_of());
     return i ? &head.metadata[*i].second : nullptr;
   }
 

@@ -9,7 +9,6 @@
 #include <fmt/format.h>
 
 #include "jit/base/error.h"
-#include "models/name_index.h"
 
 namespace sj {
 namespace {
@@ -197,12 +196,12 @@ void read_metadata(Cursor& in, uint64_t n_keys, uint64_t n_keys_offset, ParsedGg
   in.seek(start);
   out.metadata.reserve(n_keys);
   out.value_offsets.reserve(n_keys);
-  NameIndex index(n_keys);
+  out.key_index = NameIndex(n_keys);
   const auto key_of = [&](uint32_t i) -> std::string_view { return out.metadata[i].first; };
   for (uint64_t i = 0; i < n_keys; ++i) {
     const uint64_t offset = in.pos();
     const std::string_view key = read_key(i);
-    if (const auto first = index.insert(key, static_cast<uint32_t>(i), key_of))
+    if (const auto first = out.key_index.insert(key, static_cast<uint32_t>(i), key_of))
       in.fail("key", offset, fmt::format("the key was given before, as metadata key {}", *first));
     out.metadata.emplace_back(std::string(key), GgufValue{});
     out.value_offsets.push_back(in.pos());
@@ -268,7 +267,7 @@ TensorInfo read_tensor(Cursor& in, uint64_t idx, uint64_t alignment) {
     const auto dim = in.read<int64_t>("dims");
     if (dim < 1) in.fail("dims", offset, fmt::format("expected dimension {} to be at least 1, found {}", i, dim));
     if (__builtin_mul_overflow(n_elems, static_cast<uint64_t>(dim), &n_elems) || n_elems > INT64_MAX)
-      in.fail("dims", offset, fmt::format("the number of elements overflows 63 bits at dimension {} of {}", i, dim));
+      in.fail("dims", offset, fmt::format("the number of elements overflows 63 bits at dimension {}, which is {}", i, dim));
     info.shape[n_dims - 1 - i] = static_cast<uint64_t>(dim);
   }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "models/gguf_file.h"
+#include "models/name_index.h"
 
 namespace sj {
 
@@ -29,6 +30,7 @@ struct ParsedGguf {
   std::vector<std::pair<std::string, GgufValue>> metadata;   ///< file order
   std::vector<uint64_t> value_offsets;                       ///< byte offset of each metadata value
   std::vector<TensorInfo> tensors;                           ///< file order
+  NameIndex key_index{0};                                    ///< of `metadata`
 };
 
 /// Allocates in proportion to what the file holds, never to what it declares; linear time (sorting of tensor ranges

@@ -14,29 +14,24 @@ namespace sj {
 
 class NameIndex {
  public:
-  /// For at most `n_names` names.
-  explicit NameIndex(size_t n_names) : slots_(std::bit_ceil(n_names * 2 + 1), kEmpty) {}
+  /// For at most `n_names` names with entry numbers below `n_names`.
+  explicit NameIndex(size_t n_names)
+      : slots_(std::bit_ceil(n_names * 2 + 1), kEmpty), idx_bits_(static_cast<uint32_t>(std::bit_width(n_names))) {}
 
   /// Adds `name` as entry `idx`; returns the entry that has the same name already, without adding. `name_of(idx)` gives
   /// the name of an entry that was added before.
   template <class NameOf>
   std::optional<uint32_t> insert(std::string_view name, uint32_t idx, const NameOf& name_of) {
-    const size_t mask = slots_.size() - 1;
-    for (size_t at = hash(name) & mask;; at = (at + 1) & mask) {
-      if (slots_[at] == kEmpty) {
-        slots_[at] = idx;
-        return std::nullopt;
-      }
-      if (name_of(slots_[at]) == name) return slots_[at];
-    }
+    const Place place = find_place(name, name_of);
+    if (slots_[place.at] != kEmpty) return slots_[place.at] & idx_mask();
+    slots_[place.at] = place.tag | idx;
+    return std::nullopt;
   }
 
   template <class NameOf>
   std::optional<uint32_t> find(std::string_view name, const NameOf& name_of) const {
-    const size_t mask = slots_.size() - 1;
-    for (size_t at = hash(name) & mask; slots_[at] != kEmpty; at = (at + 1) & mask)
-      if (name_of(slots_[at]) == name) return slots_[at];
-    return std::nullopt;
+    const uint32_t slot = slots_[find_place(name, name_of).at];
+    return slot == kEmpty ? std::nullopt : std::optional(slot & idx_mask());
   }
 
   /// Keyed 64-bit hash by 64x64 -> 128-bit multiplications; differs from process to process, so never stored.
@@ -70,7 +65,25 @@ class NameIndex {
     return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
   }
 
+  uint32_t idx_mask() const { return (uint32_t{1} << idx_bits_) - 1; }
+
+  struct Place { size_t at; uint32_t tag; };
+
+  /// The slot that holds `name`, or the empty one where it belongs. Linear probing; at most half of the slots are taken.
+  template <class NameOf>
+  Place find_place(std::string_view name, const NameOf& name_of) const {
+    const uint64_t h = hash(name);
+    const uint32_t tag = static_cast<uint32_t>(h >> 32) & ~idx_mask();
+    const size_t mask = slots_.size() - 1;
+    size_t at = h & mask;
+    while (slots_[at] != kEmpty && ((slots_[at] & ~idx_mask()) != tag || name_of(slots_[at] & idx_mask()) != name)) at = (at + 1) & mask;
+    return {at, tag};
+  }
+
+  // A slot is the entry's number, and above its bits a piece of the hash, which spares most looks at other names. An
+  // entry's number is below 2^idx_bits_ - 1, so no slot equals kEmpty.
   std::vector<uint32_t> slots_;
+  uint32_t idx_bits_;
 };
 
 }  // namespace sj
