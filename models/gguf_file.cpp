@@ -85,7 +85,7 @@ uint64_t TensorInfo::row_elems() const { return shape.empty() ? 1 : shape.back()
 uint64_t TensorInfo::n_rows() const { return n_elems() / row_elems(); }
 
 struct GgufFile::Impl {
-  std::vector<MappedFile> parts;
+  std::vector<MappedModelFile> parts;
   std::vector<std::span<const std::byte>> part_bytes;
   std::vector<std::string> part_paths;
   ParsedGguf head;                       // metadata of the first part, tensors of all parts
@@ -159,7 +159,7 @@ uint64_t GgufFile::size_bytes() const {
 int GgufFile::fd(uint32_t part) const { return part < impl_->parts.size() ? impl_->parts[part].fd() : -1; }
 
 void GgufFile::require_unchanged() const {
-  for (const MappedFile& part : impl_->parts) part.require_unchanged();
+  for (const MappedModelFile& part : impl_->parts) part.require_unchanged();
 }
 
 uint32_t GgufFile::require_u32(std::string_view key) const {

@@ -96,7 +96,7 @@ void on_sigbus(int signal, siginfo_t* info, void* context) {
 
 }  // namespace
 
-MappedFile::MappedFile(const std::string& path) : path_(path) {
+MappedModelFile::MappedModelFile(const std::string& path) : path_(path) {
   // O_NONBLOCK: opening a fifo without a writer must not hang.
   fd_ = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (fd_ < 0) fail_io(path, fmt::format("can't open the file: {}", std::strerror(errno)));
@@ -126,9 +126,9 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   register_range(data_, size_, path_);
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept { *this = std::move(other); }
+MappedModelFile::MappedModelFile(MappedModelFile&& other) noexcept { *this = std::move(other); }
 
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+MappedModelFile& MappedModelFile::operator=(MappedModelFile&& other) noexcept {
   if (this == &other) return *this;
   close();
   path_ = std::move(other.path_);
@@ -142,9 +142,9 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
-MappedFile::~MappedFile() { close(); }
+MappedModelFile::~MappedModelFile() { close(); }
 
-void MappedFile::close() {
+void MappedModelFile::close() {
   if (data_ != nullptr) {
     unregister_range(data_);
     ::munmap(const_cast<std::byte*>(data_), size_);
@@ -155,7 +155,7 @@ void MappedFile::close() {
   fd_ = -1;
 }
 
-void MappedFile::require_unchanged() const {
+void MappedModelFile::require_unchanged() const {
   struct stat now {};
   if (::stat(path_.c_str(), &now) != 0) fail_io(path_, fmt::format("the file vanished while it was in use: {}", std::strerror(errno)));
   if (now.st_dev != device_ || now.st_ino != inode_) fail_io(path_, "the file was replaced by another one while it was in use");

@@ -9,14 +9,14 @@
 
 namespace sj {
 
-class MappedFile {
+class MappedModelFile {
  public:
   /// Opens without ever blocking (a fifo is refused, not waited for). Throws kIo: missing, unreadable, not a regular
   /// file, or not mappable. An empty file maps to an empty span.
-  explicit MappedFile(const std::string& path);
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-  ~MappedFile();
+  explicit MappedModelFile(const std::string& path);
+  MappedModelFile(MappedModelFile&& other) noexcept;
+  MappedModelFile& operator=(MappedModelFile&& other) noexcept;
+  ~MappedModelFile();
 
   const std::string& path() const { return path_; }
   int fd() const { return fd_; }
@@ -36,7 +36,7 @@ class MappedFile {
   int64_t mtime_s_ = 0, mtime_ns_ = 0;
 };
 
-/// Installs a SIGBUS handler, once a process: a fault inside any MappedFile (the file was cut short while mapped, or the
+/// Installs a SIGBUS handler, once a process: a fault inside any MappedModelFile (the file was cut short while mapped, or the
 /// disk failed) prints one line with the file and the offset and ends the process with the kIo exit code; every other
 /// SIGBUS goes to the handler that was there before. Called by main, never by the library on its own.
 void guard_mapped_files();
