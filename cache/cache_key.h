@@ -12,6 +12,13 @@
 
 namespace sj {
 
+/// Which compiler makes, or made, a cubin.
+struct CompilerId {
+  int version = 0;       ///< 1000 * major + 10 * minor
+  std::string build_id;  ///< Nvrtc::build_id
+  bool operator==(const CompilerId&) const = default;
+};
+
 /// A new field makes old entries miss, never alias.
 struct CacheKeyInput {
   NamedText entry_text;                   ///< the .cu file; its name is not hashed
@@ -20,14 +27,12 @@ struct CacheKeyInput {
   std::span<const std::string> options;   ///< code-generation options in call order, --gpu-architecture included
   std::string_view target;                ///< "sm_120f"
   std::string_view entry;                 ///< extern "C" name
-  int nvrtc_version = 0;                  ///< 1000 * major + 10 * minor
-  std::string_view nvrtc_build_id;
+  CompilerId compiler;
 };
 
 /// 32 hex digits. Fields are length-prefixed: ("ab", "c") differs from ("a", "bc").
 std::string cache_key(const CacheKeyInput& in);
 /// The key under which `spec` is compiled for `target`. Throws kCompile when the source does not exist.
-std::string cache_key(const KernelSpec& spec, const SourceSet& sources, const std::string& target, int nvrtc_version,
-                      std::string_view nvrtc_build_id);
+std::string cache_key(const KernelSpec& spec, const SourceSet& sources, const std::string& target, const CompilerId& compiler);
 
 }  // namespace sj

@@ -2,7 +2,8 @@
 // damaged: then there are misses and one warning, never an error. Safe for many threads and processes at once.
 //
 // <dir>/v1/<2 hex>/<30 hex>.cubin   header, meta (JSON), payload (ELF image); little-endian
-// <dir>/v1/quarantine/              entries that failed verification, for people to look at; capped with the rest
+// <dir>/v1/quarantine/              entries that failed verification, for people to look at
+// <dir>/v1/compilers                identities of the compilers that published here: keys can be formed without NVRTC
 // Last use is the file's modification time, set by us at most once an hour; validity never depends on a time.
 #pragma once
 
@@ -14,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cache/cache_key.h"
 #include "jit/cubin.h"
 
 namespace sj {
@@ -56,6 +58,10 @@ class CubinStore {
   /// Takes an entry out of use, as find() does with a damaged one: the driver refused it.
   void quarantine(const std::string& key, std::string_view why);
 
+  /// Compilers whose cubins are here, latest first.
+  std::vector<CompilerId> known_compilers() const;
+  void remember_compiler(const CompilerId& compiler);
+
   bool has_disk() const { return has_disk_; }
   bool can_write() const { return has_disk_ && is_writable_; }
   const std::string& dir() const { return dir_; }
@@ -74,10 +80,12 @@ class CubinStore {
   uint64_t clear();
 
  private:
+  std::string root() const { return dir_ + "/v1"; }
   std::string entry_path(const std::string& key) const;
-  std::string root() const;
+  bool make_root(std::string& why);
   void refuse_writes(const std::string& why);
-  void touch(const std::string& path, int64_t last_used_s) const;
+  void move_to_quarantine(const std::string& path, std::string_view why);
+  bool grow_estimate(uint64_t n_bytes);
 
   std::string dir_;
   uint64_t max_bytes_;

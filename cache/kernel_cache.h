@@ -2,7 +2,6 @@
 // this process (a shared future) and across processes (KeyLock). In: specs and a target. Out: cubins.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <future>
@@ -55,12 +54,12 @@ class KernelCache {
   /// Looks a key up in a place of read-only cubins.
   using BundleLookup = std::function<std::optional<Cubin>(const std::string& key)>;
 
-  /// Opens neither the driver nor NVRTC's compiler until a kernel is missing. Throws kIo for a kernel_dir that can't be read.
+  /// Opens NVRTC only when a kernel is not in memory or in a bundle, and never needs it for one that is on disk. Throws kIo for a kernel_dir that can't be read.
   explicit KernelCache(KernelCacheOptions options);
-  ~KernelCache();
 
-  /// Asked before the disk, in the order they were added.
-  void add_bundle(BundleLookup lookup);
+  /// Asked before the disk, in the order they were added, for keys of the compilers that made the bundle. Not while other
+  /// threads use the cache.
+  void add_bundle(std::vector<CompilerId> compilers, BundleLookup lookup);
 
   /// The cubin of one spec. Throws kCompile.
   std::shared_ptr<const Cubin> require_cubin(const KernelSpec& spec, const std::string& target);
@@ -76,18 +75,29 @@ class KernelCache {
   const KernelCacheOptions& options() const { return options_; }
 
  private:
-  struct Found;
-  struct Key;
-  Found obtain(const KernelSpec& spec, const std::string& target, const std::string& key);
-  Found make(const KernelSpec& spec, const std::string& target, const std::string& key);
-  std::string key_of(const KernelSpec& spec, const std::string& target);
+  enum class Origin { kMemory, kBundle, kDisk, kCompiled };
+  struct Found {
+    std::shared_ptr<const Cubin> cubin;  ///< null: another process is compiling it and the caller did not want to wait
+    Origin origin = Origin::kMemory;
+  };
+  struct Bundle {
+    std::vector<CompilerId> compilers;
+    BundleLookup lookup;
+  };
+  using Future = std::shared_future<std::shared_ptr<const Cubin>>;
+
+  std::string memory_key(const KernelSpec& spec, const std::string& target) const;
+  Found obtain(const KernelSpec& spec, const std::string& target, const std::string& key, bool may_wait);
+  Found find_or_make(const KernelSpec& spec, const std::string& target, bool may_wait);
+  std::optional<Cubin> find_in_bundles(const KernelSpec& spec, const std::string& target) const;
+  Cubin compile_now(const KernelSpec& spec, const std::string& target) const;
 
   KernelCacheOptions options_;
   CubinStore store_;
   std::unique_ptr<SourceSet> own_sources_;  ///< of kernel_dir
-  std::vector<BundleLookup> bundles_;
+  std::vector<Bundle> bundles_;
   std::mutex mutex_;  ///< guards in_memory_
-  std::unordered_map<std::string, std::shared_future<std::shared_ptr<const Cubin>>> in_memory_;
+  std::unordered_map<std::string, Future> in_memory_;  ///< by memory_key; an entry that is not ready is being made
 };
 
 }  // namespace sj
