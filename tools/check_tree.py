@@ -47,7 +47,7 @@ DEVICE_INCLUDE = re.compile(r'#\s*include\s*"((?:device/)?\w+\.cuh|(?:args/)?\w+
 PTX = re.compile(r'\basm\s*(volatile)?\s*\(')
 
 # Somebody's home, this or that machine, or an address that only works inside one network.
-MACHINE_PATH = re.compile(r'(?<![\w.])/(work|root|home/\w+|Users/\w+)/|https?://(?!(github\.com|git-lfs|example\.(com|org)|arxiv\.org|huggingface\.co|www\.apache\.org|opensource\.org|json-schema\.org|docs\.nvidia\.com)[/"\s])')
+MACHINE_PATH = re.compile(r'(?<![\w.])/(work|root|home/\w+|Users/\w+)/|https?://(?!(\S*github\.com|git-lfs|example\.(com|org)|arxiv\.org|huggingface\.co|www\.apache\.org|opensource\.org|json-schema\.org|docs\.nvidia\.com)[/"\s])')
 
 SOURCES = {".h", ".cpp", ".cu", ".cuh"}
 TEXTS = SOURCES | {".py", ".sh", ".txt", ".md", ".toml", ".cmake", ".json", ".yml", ""}
@@ -74,6 +74,8 @@ def code_of(text: str) -> list[str]:
 
 
 def check_includes(path: str, lines: list[str]):
+    if path.startswith("tests/softgpu/"):   # libraries of their own, built with their own include folders
+        return
     folder = folder_of(path)
     for number, line in enumerate(lines, 1):
         found = INCLUDE.match(line)

@@ -9,17 +9,19 @@
 #include "models/gguf_file.h"
 #include "models/model_desc.h"
 #include "models/op_graph.h"
+#include "runtime/opened_model.h"
+#include "runtime/options.h"
 #include "tools/cli.h"
+#include "tools/inspect_device.h"
 
 namespace sj {
 namespace {
 
 struct InspectOptions {
-  std::string model_path;
+  SessionOptions session;
   std::string stage = "file";
-  std::string device = "h200";
+  std::string device = "rtx5090";
   uint32_t n_tokens = 1;
-  uint32_t max_ctx_tokens = 0;
   bool all_values = false;
 };
 
@@ -78,25 +80,25 @@ std::string file_text(const GgufFile& file, bool is_whole) {
   return text;
 }
 
-GraphOptions graph_options(const InspectOptions& options, const ModelDesc& model) {
-  constexpr uint32_t kDefaultCtxTokens = 4096;
-  const uint32_t ctx_tokens = options.max_ctx_tokens != 0 ? options.max_ctx_tokens : std::min(model.trained_ctx_tokens, kDefaultCtxTokens);
-  return {.n_tokens = options.n_tokens, .max_ctx_tokens = ctx_tokens};
+std::string graph_text(const InspectOptions& options, const ModelDesc& model) {
+  return dump(build_graph(model, {.n_tokens = options.n_tokens, .max_ctx_tokens = context_tokens(model, options.session.max_ctx_tokens)}));
+}
+
+std::string stage_text(const InspectOptions& options) {
+  const GgufFile file = open_gguf(options.session.model_path);
+  if (options.stage == "file") return file_text(file, options.all_values);
+  const ModelDesc model = describe_model(file);
+  if (options.stage == "model") return dump(model);
+  if (options.stage == "graph") return graph_text(options, model);
+  const SessionOptions session = resolve_options(options.session, read_environment());
+  const DeviceInfo device = require_inspected_device(options.device, session);
+  if (options.stage == "specs") return specs_text(model, device, session);
+  if (options.stage == "cubins") return cubins_text(model, device, session);
+  return plan_text(file, model, device, session);
 }
 
 int run_inspect(const InspectOptions& options) {
-  const GgufFile file = open_gguf(options.model_path);
-  if (options.stage == "file") {
-    write_stdout(file_text(file, options.all_values));
-    return 0;
-  }
-  const ModelDesc model = describe_model(file);
-  if (options.stage == "model") {
-    write_stdout(dump(model));
-    return 0;
-  }
-  const OpGraph graph = build_graph(model, graph_options(options, model));
-  write_stdout(dump(graph));
+  write_stdout(stage_text(options));
   return 0;
 }
 
@@ -105,10 +107,18 @@ int run_inspect(const InspectOptions& options) {
 void add_inspect_verb(VerbTable& verbs) {
   const auto options = std::make_shared<InspectOptions>();
   Flags flags = verbs.add("inspect", "show a file, or a stage between it and the launches", [options] { return run_inspect(*options); });
-  flags.required_text("-m,--model", options->model_path, "GGUF file (first part of a split one)", "FILE");
-  flags.choice("--stage", options->stage, {"file", "model", "graph"}, "what to show (default file: metadata and tensors)");
-  flags.integer("--n-tokens", options->n_tokens, 1, 1 << 20, "tokens a step (default 1)");
-  flags.integer("-c,--ctx", options->max_ctx_tokens, 0, 1 << 24, "context in tokens; 0: the model's own, at most 4096");
+  SessionOptions& session = options->session;
+  flags.required_text("-m,--model", session.model_path, "GGUF file (first part of a split one)", "FILE");
+  flags.choice("--stage", options->stage, {"file", "model", "graph", "specs", "cubins", "plan"}, "what to show (default file: metadata and tensors)");
+  flags.text("--device", options->device, "card for specs, cubins and plan: a profile's name or file, or cuda:N (default rtx5090)", "NAME");
+  flags.integer("--n-tokens", options->n_tokens, 1, 1 << 20, "tokens a step of --stage graph (default 1)");
+  flags.integer("--prefill-tokens", session.prefill_tokens, 1, 1 << 20, "most tokens of a batch step (default 512)");
+  flags.integer("-c,--ctx", session.max_ctx_tokens, 0, 1 << 24, "context in tokens; 0: the model's own, at most 4096");
+  flags.integer("-t,--threads", session.n_threads, 0, 4096, "threads of the compiler; 0: all cores");
+  flags.text("--cache-dir", session.cache_dir, "compiled kernels are kept here", "DIR");
+  flags.text("--kernel-dir", session.kernel_dir, "kernel texts from here instead of the embedded ones", "DIR");
+  flags.text("--libcuda", session.libcuda_path, "driver library to open instead of libcuda.so.1", "FILE");
+  flags.text("--libnvrtc", session.libnvrtc_path, "compiler library to open instead of libnvrtc.so.13 or .12", "FILE");
   flags.toggle("--all", options->all_values, "long texts and lists in full");
 }
 

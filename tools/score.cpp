@@ -89,6 +89,7 @@ void size_context(ScoreOptions& options) {
 }
 
 int run_score(ScoreOptions options) {
+  options.session.expect_all_logits = true;
   if (options.tokens_path.empty() && options.text_path.empty())
     throw Error(ErrorKind::kUsage, "score: one of --tokens and --text is required");
   size_context(options);
