@@ -2,7 +2,6 @@
 // Out: read by the planner (which gives every buffer an address), `inspect --stage specs` and the profiler.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -87,10 +86,7 @@ struct LoweredLaunch {
   CostPerKey per_key = {};
 
   /// With `n_keys` tokens in the KV cache, the step's own included.
-  Cost cost(uint64_t n_keys) const {
-    const double n = static_cast<double>(per_key.window_tokens == 0 ? n_keys : std::min<uint64_t>(n_keys, per_key.window_tokens));
-    return {spec.cost.bytes + per_key.bytes * n, spec.cost.flops + per_key.flops * n};
-  }
+  Cost cost(uint64_t n_keys) const;
 };
 
 struct Lowered {

@@ -34,6 +34,8 @@ struct SessionOptions {
   std::string kernel_dir;               ///< kernel texts from here instead of the embedded ones
   std::string libcuda_path, libnvrtc_path;
   bool show_progress = true;
+  bool expect_all_logits = false;       ///< CUDA: batches that feed(..., all_logits) wants are prepared; else it goes token by token
+  bool sync_launches = false;           ///< CUDA: every launch is waited for, so that a failing one is named; slow
 };
 
 /// What opening cost; printed by `run --timings`. Times in microseconds.
@@ -77,7 +79,11 @@ class Session {
   /// Appends `tokens` and returns logits: [n, n_vocab] when `all_logits`, else [1, n_vocab] of the last one.
   /// Throws kUsage when they don't fit the context or an id is out of range.
   virtual std::vector<float> feed(std::span<const TokenId> tokens, bool all_logits) = 0;
-  /// Appends `prompt`, then samples; `on_token` gets each new id as it becomes known and returns false to stop.
+  /// Appends `prompt`, then samples; `on_token` gets each new id as it becomes known and returns false to stop. An
+  /// end-of-generation token stops it and is not passed on. It also stops when the context is full. The last new token is
+  /// not in the KV cache afterwards. Greedy sampling stays on the device, a few steps ahead of the host; any other sampling
+  /// copies the logits to the host and waits, every step.
+  /// Throws kUsage as feed does, and for an empty prompt.
   virtual GenerateStats generate(std::span<const TokenId> prompt, const GenerateOptions& options,
                                  const std::function<bool(TokenId)>& on_token) = 0;
 

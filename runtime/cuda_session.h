@@ -1,0 +1,25 @@
+// A model on one GPU: two plans, one token a step and a batch, share weights, state and arena.
+// In: an opened model and a driver. Out: Session. Called by open_session; lower_steps also by inspect and prewarm.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "jit/device_info.h"
+#include "runtime/lowered.h"
+#include "runtime/opened_model.h"
+#include "runtime/session.h"
+
+namespace sj {
+
+inline constexpr size_t kDecodeStep = 0;   ///< index of the one-token step
+inline constexpr size_t kBatchStep = 1;    ///< index of the batched step; absent when prefill_tokens is 1
+
+/// The steps of a session: what it compiles, places and runs. Throws kUnsupported as lower_graph does.
+std::vector<Lowered> lower_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options);
+
+/// `steps` as lower_steps made them for this device. Throws kCuda, kUnsupported, kCompile, kIo.
+std::unique_ptr<Session> open_cuda_session(const SessionOptions& options, OpenedModel opened, const Driver& drv, int ordinal,
+                                           std::vector<Lowered> steps);
+
+}  // namespace sj

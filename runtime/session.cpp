@@ -1,0 +1,117 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "jit/base/log.h"
+#include "jit/device_info.h"
+#include "jit/driver.h"
+#include "jit/nvrtc.h"
+#include "runtime/cuda_session.h"
+#include "runtime/opened_model.h"
+#include "runtime/options.h"
+
+namespace sj {
+namespace {
+
+constexpr uint32_t kDefaultCtxTokens = 4096;
+
+/// N of "cuda" or "cuda:N"; nothing for other names.
+std::optional<int> cuda_ordinal(const std::string& device) {
+  constexpr std::string_view kCuda = "cuda";
+  if (device == kCuda) return 0;
+  if (!device.starts_with("cuda:")) return std::nullopt;
+  int ordinal = -1;
+  const char *begin = device.data() + kCuda.size() + 1, *end = device.data() + device.size();
+  const auto [rest, error] = std::from_chars(begin, end, ordinal);
+  return error == std::errc() && rest == end && ordinal >= 0 ? std::optional<int>(ordinal) : std::nullopt;
+}
+
+/// The steps for device 0 when it can serve, else nothing with the reason in `why`.
+std::optional<std::vector<Lowered>> find_gpu_steps(const SessionOptions& options, const OpenedModel& opened, const Driver*& drv,
+                                                   std::string& why) {
+  drv = find_driver(options.libcuda_path, &why);
+  if (drv == nullptr) return std::nullopt;
+  try {
+    return lower_steps(opened.model, device_info(*drv, 0), options);
+  } catch (const Error& error) {
+    // Only what the card or this build can't do at all; a full memory or a broken kernel is the user's to know.
+    if (error.kind() != ErrorKind::kUnsupported) throw;
+    why = error.what();
+    return std::nullopt;
+  }
+}
+
+std::unique_ptr<Session> open_auto_session(const SessionOptions& options, OpenedModel opened) {
+  std::string why;
+  const Driver* drv = nullptr;
+  if (std::optional<std::vector<Lowered>> steps = find_gpu_steps(options, opened, drv, why)) {
+    log_info("device", "auto: GPU 0, because there is one that can run the model");
+    return open_cuda_session(options, std::move(opened), *drv, 0, std::move(*steps));
+  }
+  log_info("device", "auto: CPU, because {}", why);
+  return open_cpu_session(options, std::move(opened));
+}
+
+}  // namespace
+
+OpenedModel open_model(const std::string& path) {
+  const Clock::time_point start = Clock::now();
+  GgufFile file = open_gguf(path);
+  LoadTimings timings{.open_us = elapsed_us(start)};
+  const Clock::time_point describe_start = Clock::now();
+  ModelDesc model = describe_model(file);
+  std::optional<Tokenizer> tokenizer;
+  if (Tokenizer::has_vocab(file)) tokenizer = Tokenizer::from_gguf(file);
+  timings.describe_us = elapsed_us(describe_start);
+  return {start, std::move(file), std::move(model), std::move(tokenizer), timings};
+}
+
+uint32_t context_tokens(const ModelDesc& model, uint32_t wanted) {
+  return wanted != 0 ? wanted : std::max(std::min(model.trained_ctx_tokens, kDefaultCtxTokens), 1u);
+}
+
+void require_tokens_fit(const ModelDesc& model, std::span<const TokenId> tokens, uint32_t n_past, uint32_t max_ctx_tokens) {
+  if (tokens.empty()) throw Error(ErrorKind::kUsage, "the prompt is empty: expected at least one token");
+  for (size_t i = 0; i < tokens.size(); ++i)
+    if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= model.n_vocab)
+      throw Error(ErrorKind::kUsage, fmt::format("token {} of the prompt: id {} is outside of the vocabulary 0..{}", i, tokens[i],
+                                                 model.n_vocab - 1));
+  if (n_past + tokens.size() > max_ctx_tokens)
+    throw Error(ErrorKind::kUsage, fmt::format("the prompt of {} tokens does not fit the context: {} of {} tokens are taken; raise --ctx",
+                                               tokens.size(), n_past, max_ctx_tokens));
+}
+
+uint32_t n_tokens_to_sample(const GenerateOptions& options, uint32_t n_past, uint32_t max_ctx_tokens) {
+  return std::min(options.max_new_tokens, max_ctx_tokens - n_past + 1);
+}
+
+TokenId argmax(std::span<const float> logits) {
+  size_t best = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (std::isnan(logits[i])) throw Error(ErrorKind::kInternal, fmt::format("the logit of token {} is NaN", i));
+    if (logits[i] > logits[best]) best = i;
+  }
+  return static_cast<TokenId>(best);
+}
+
+std::unique_ptr<Session> open_session(const SessionOptions& asked) {
+  const SessionOptions options = resolve_options(asked, read_environment());
+  const std::optional<int> ordinal = cuda_ordinal(options.device);
+  if (options.device != "auto" && options.device != "cpu" && !ordinal)
+    throw Error(ErrorKind::kUsage, fmt::format("--device: expected auto, cpu, cuda or cuda:N, found '{}'", options.device));
+  // A missing GPU is known before the file is read.
+  const Driver* drv = ordinal ? &require_driver(options.libcuda_path) : nullptr;
+  OpenedModel opened = open_model(options.model_path);
+  if (options.device == "cpu") return open_cpu_session(options, std::move(opened));
+  if (drv != nullptr) {
+    std::vector<Lowered> steps = lower_steps(opened.model, device_info(*drv, *ordinal), options);
+    return open_cuda_session(options, std::move(opened), *drv, *ordinal, std::move(steps));
+  }
+  return open_auto_session(options, std::move(opened));
+}
+
+}  // namespace sj
