@@ -1,0 +1,286 @@
+#include "softgpu/soft_compile.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cctype>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <regex>
+#include <set>
+#include <sstream>
+
+#include "soft_texts.h"  // generated: kSoftImageText, kPreludeText, kSoftPtxText
+
+extern char** environ;
+
+namespace softgpu {
+namespace {
+
+namespace fs = std::filesystem;
+
+#ifdef SOFT_CHECKED
+constexpr bool kIsChecked = true;
+#else
+constexpr bool kIsChecked = false;
+#endif
+constexpr uint64_t kPadding = kIsChecked ? 64 : 0;
+
+/// Removed with everything in it when it goes out of scope.
+class ScratchFolder {
+ public:
+  ScratchFolder() {
+    std::string pattern = (fs::temp_directory_path() / "softnvrtc-XXXXXX").string();
+    if (::mkdtemp(pattern.data()) != nullptr) path_ = pattern;
+  }
+  ~ScratchFolder() {
+    std::error_code ec;
+    if (!path_.empty()) fs::remove_all(path_, ec);
+  }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+std::string read_text(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+void write_text(const fs::path& path, const std::string& text) {
+  fs::create_directories(path.parent_path());
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+/// The text with comments blanked out; strings stay. Only for finding declarations.
+std::string without_comments(const std::string& text) {
+  std::string out = text;
+  for (size_t i = 0; i + 1 < out.size(); ++i) {
+    if (out[i] == '"') {
+      for (++i; i < out.size() && out[i] != '"'; ++i)
+        if (out[i] == '\\') ++i;
+    } else if (out[i] == '/' && out[i + 1] == '/') {
+      while (i < out.size() && out[i] != '\n') out[i++] = ' ';
+    } else if (out[i] == '/' && out[i + 1] == '*') {
+      while (i + 1 < out.size() && !(out[i] == '*' && out[i + 1] == '/')) {
+        if (out[i] != '\n') out[i] = ' ';
+        ++i;
+      }
+      if (i + 1 < out.size()) out[i] = out[i + 1] = ' ';
+    }
+  }
+  return out;
+}
+
+/// Names of the __global__ functions: the last identifier before the parameter list.
+std::vector<std::string> find_entries(const std::string& text) {
+  std::vector<std::string> entries;
+  const std::string clean = without_comments(text);
+  for (size_t at = clean.find("__global__"); at != std::string::npos; at = clean.find("__global__", at + 1)) {
+    std::string word;
+    size_t i = at + 10;
+    while (i < clean.size() && clean[i] != ';' && clean[i] != '{') {
+      const char c = clean[i];
+      if (std::isalnum(static_cast<unsigned char>(c)) || c == '_') {
+        word.clear();
+        while (i < clean.size() && (std::isalnum(static_cast<unsigned char>(clean[i])) || clean[i] == '_')) word += clean[i++];
+      } else if (c == '(') {
+        if (word != "__launch_bounds__" && word != "__attribute__" && word != "__maxnreg__" && word != "__cluster_dims__") {
+          entries.push_back(word);
+          break;
+        }
+        for (int depth = 0; i < clean.size();) {
+          depth += clean[i] == '(' ? 1 : clean[i] == ')' ? -1 : 0;
+          ++i;
+          if (depth == 0) break;
+        }
+      } else {
+        ++i;
+      }
+    }
+  }
+  return entries;
+}
+
+std::set<std::string> find_namespaces(const std::string& text) {
+  std::set<std::string> names;
+  static const std::regex pattern(R"(\bnamespace\s+([A-Za-z_]\w*(?:::[A-Za-z_]\w*)*)\s*\{)");
+  for (std::sregex_iterator it(text.begin(), text.end(), pattern), end; it != end; ++it) names.insert((*it)[1]);
+  return names;
+}
+
+/// `extern __shared__ T name[];` names the image's one dynamic array.
+std::string with_dynamic_shared(const std::string& text) {
+  static const std::regex pattern(R"(\bextern\s+__shared__\s+([^;\[]*\[\s*\])\s*;)");
+  return std::regex_replace(text, pattern, "extern $1 __asm__(\"soft_dynamic_shared\");");
+}
+
+std::string trampolines(const std::vector<std::string>& entries, const std::set<std::string>& namespaces) {
+  std::ostringstream out;
+  out << "\n#line 1 \"softgpu-trampolines\"\n"
+         "extern \"C\" { const SoftThread* soft_current; SoftBlock soft_block; const SoftOps* soft_ops;\n"
+         "alignas(1024) char soft_dynamic_shared[kSoftDynamicBytes]; }\n"
+         "template <int... I> struct SoftIndices {};\n"
+         "template <int N, int... I> struct SoftMakeIndices : SoftMakeIndices<N - 1, N - 1, I...> {};\n"
+         "template <int... I> struct SoftMakeIndices<0, I...> { using type = SoftIndices<I...>; };\n"
+         "template <class T> struct SoftPlain { using type = T; };\n"
+         "template <class T> struct SoftPlain<const T> { using type = T; };\n"
+         "template <auto F, class S> struct SoftEntry;\n"
+         "template <class... A, void (*F)(A...)> struct SoftEntry<F, void (*)(A...)> {\n"
+         "  static constexpr int kCount = sizeof...(A);\n"
+         "  struct Params { SoftParam p[kCount + 1]; };\n"
+         "  static constexpr Params make() {\n"
+         "    Params all = {}; unsigned long offset = 0; int i = 0;\n"
+         "    ((offset = (offset + alignof(A) - 1) / alignof(A) * alignof(A), all.p[i].offset = offset,\n"
+         "      all.p[i].size = sizeof(A), offset += sizeof(A), ++i), ...);\n"
+         "    return all;\n"
+         "  }\n"
+         "  static constexpr Params kParams = make();\n"
+         "  template <int... I> static void call_with(void** p, SoftIndices<I...>) {\n"
+         "    F(*static_cast<typename SoftPlain<A>::type*>(p[I])...);\n"
+         "  }\n"
+         "  static void call(void** p) { call_with(p, typename SoftMakeIndices<kCount>::type()); }\n"
+         "};\n";
+  for (const std::string& name : namespaces) out << "namespace " << name << " {}\nusing namespace " << name << ";\n";
+  out << "static const SoftKernel soft_kernels[] = {\n";
+  for (const std::string& entry : entries)
+    out << "  {\"" << entry << "\", &SoftEntry<&" << entry << ", decltype(&" << entry << ")>::call, SoftEntry<&" << entry
+        << ", decltype(&" << entry << ")>::kCount, SoftEntry<&" << entry << ", decltype(&" << entry << ")>::kParams.p},\n";
+  out << "  {nullptr, nullptr, 0, nullptr}};\n"
+         "extern \"C\" __attribute__((visibility(\"default\"))) const SoftImage soft_image;\n"
+         "const SoftImage soft_image = {kSoftImageMagic, kSoftImageVersion, "
+      << (kIsChecked ? 1 : 0) << ", soft_kernels, " << entries.size()
+      << ", &soft_current, &soft_block, &soft_ops, soft_dynamic_shared};\n";
+  return out.str();
+}
+
+/// Exit status; stdout and stderr into `log`.
+int run_compiler(const std::vector<std::string>& args, const fs::path& folder, std::string& log) {
+  const fs::path log_path = folder / "softgpu-log";
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  ::posix_spawn_file_actions_addchdir_np(&actions, folder.c_str());
+  ::posix_spawn_file_actions_addopen(&actions, 1, log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+  ::posix_spawn_file_actions_adddup2(&actions, 1, 2);
+  std::vector<char*> argv;
+  for (const std::string& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
+  argv.push_back(nullptr);
+  // The compiler must find its own libraries: the doubles' folder and sanitizer settings are not for it.
+  std::vector<char*> env;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    if (!text.starts_with("LD_LIBRARY_PATH=") && !text.starts_with("LD_PRELOAD=")) env.push_back(*variable);
+  }
+  std::string messages = "LC_ALL=C";
+  env.push_back(messages.data());
+  env.push_back(nullptr);
+  pid_t pid = 0;
+  int status = 127 << 8;
+  if (::posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), env.data()) == 0) {
+    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+  } else {
+    log += "softnvrtc: can't start " + args[0] + "\n";
+  }
+  ::posix_spawn_file_actions_destroy(&actions);
+  log += read_text(log_path);
+  return status;
+}
+
+/// "a.cu:3:7: error: text" becomes "a.cu(3): error: text", as NVRTC writes it.
+std::string nvrtc_log(const std::string& log) {
+  static const std::regex place(R"(([^\s:]+):(\d+):(?:\d+:)? (fatal )?(error|warning|note): )");
+  return std::regex_replace(log, place, "$1($2): $4: ");
+}
+
+/// Makes room after every shared variable, so that an index one too far hits nothing.
+std::string with_padded_shared(const std::string& assembly) {
+  std::istringstream in(assembly);
+  std::ostringstream out;
+  std::string line;
+  static const std::regex common(R"(^(\s*\.comm\s+)([^,]+),(\d+),(\d+)\s*$)");
+  while (std::getline(in, line)) {
+    std::smatch match;
+    if (line.find(".comm") != std::string::npos && std::regex_match(line, match, common) &&
+        match[2].str().find("soft_") != 0) {
+      line = match[1].str() + match[2].str() + "," + std::to_string(std::stoull(match[3]) + kPadding) + "," +
+             std::to_string(std::max<uint64_t>(16, std::stoull(match[4])));
+    }
+    out << line << '\n';
+  }
+  return out.str();
+}
+
+std::vector<std::string> compiler_flags(const CompileInput& in) {
+  std::vector<std::string> flags = {SOFTNVRTC_CXX, "-x", "c++", in.standard, "-O2", "-g1", "-fPIC", "-w", "-I.",
+                                    "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing",
+                                    "-fno-gnu-unique", "-fno-threadsafe-statics", "-fwrapv", "-fno-math-errno",
+                                    "-fno-trapping-math", "-fno-asynchronous-unwind-tables",
+                                    "-DSOFT_CUDA_ARCH=" + std::to_string(in.arch * 10)};
+  flags.push_back(in.is_fma_allowed ? "-ffp-contract=fast" : "-ffp-contract=off");
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) flags.push_back("-march=x86-64-v3");
+#endif
+  if (kIsChecked) {
+    flags.push_back("-fsanitize=thread");
+    flags.push_back("-DSOFT_CHECKED");
+  }
+  flags.insert(flags.end(), in.defines.begin(), in.defines.end());
+  return flags;
+}
+
+}  // namespace
+
+uint64_t shared_padding_bytes() { return kPadding; }
+
+CompileOutput compile_for_host(const CompileInput& in) {
+  CompileOutput out;
+  const ScratchFolder folder;
+  if (folder.path().empty()) return {{}, {}, "softnvrtc: can't make a scratch folder\n"};
+
+  std::string all_text = in.text;
+  for (const auto& [name, text] : in.headers) {
+    if (name.empty() || name[0] == '/' || name.find("..") != std::string::npos)
+      return {{}, {}, "softnvrtc: header name " + name + " leaves the program's folder\n"};
+    const bool is_ptx = fs::path(name).filename() == "ptx.cuh";
+    write_text(folder.path() / name, is_ptx ? std::string(kSoftPtxText) : with_dynamic_shared(text));
+    if (!is_ptx) all_text += "\n" + text;
+  }
+  write_text(folder.path() / "soft_image.h", std::string(kSoftImageText));
+  write_text(folder.path() / "soft_prelude.h", std::string(kPreludeText));
+
+  out.entries = find_entries(in.text);
+  std::string source = "#include \"soft_image.h\"\n#include \"soft_prelude.h\"\n#line 1 \"" + in.name + "\"\n" +
+                       with_dynamic_shared(in.text) + trampolines(out.entries, find_namespaces(without_comments(all_text)));
+  write_text(folder.path() / "softgpu-main.cpp", source);
+
+  std::vector<std::string> command = compiler_flags(in);
+  const std::vector<std::string> link = {"-shared", "-nostartfiles", "-nodefaultlibs", "-Wl,-Bsymbolic", "-lm", "-lc", "-lgcc"};
+  int status = 0;
+  if (kIsChecked) {
+    command.insert(command.end(), {"-S", "softgpu-main.cpp", "-o", "softgpu-main.s"});
+    status = run_compiler(command, folder.path(), out.log);
+    if (status == 0) {
+      write_text(folder.path() / "softgpu-padded.s", with_padded_shared(read_text(folder.path() / "softgpu-main.s")));
+      command = {SOFTNVRTC_CXX, "softgpu-padded.s", "-o", "softgpu-image.so"};
+      command.insert(command.end(), link.begin(), link.end());
+      status = run_compiler(command, folder.path(), out.log);
+    }
+  } else {
+    command.insert(command.end(), {"softgpu-main.cpp", "-o", "softgpu-image.so"});
+    command.insert(command.end(), link.begin(), link.end());
+    status = run_compiler(command, folder.path(), out.log);
+  }
+  out.log = nvrtc_log(out.log);
+  if (status == 0) out.image = read_text(folder.path() / "softgpu-image.so");
+  return out;
+}
+
+}  // namespace softgpu

@@ -1,0 +1,110 @@
+#include "softgpu/soft_memory.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "softgpu/soft_config.h"
+
+namespace softgpu {
+namespace {
+
+constexpr uint64_t kAlignment = 512;
+constexpr uint64_t kFilledBytes = 256ull << 20;  ///< allocations up to this size start with a pattern instead of zeros
+
+uint64_t round_up(uint64_t v, uint64_t to) { return (v + to - 1) / to * to; }
+
+}  // namespace
+
+Memory& Memory::instance() {
+  static Memory* const memory = new Memory;  // outlives every static destructor of the host program
+  return *memory;
+}
+
+Memory::Memory() {
+  // Addresses are not used again before the range is used up: a stale pointer hits nothing.
+  reserved_bytes_ = std::max<uint64_t>(config().memory_bytes * 4, 64ull << 30);
+  void* const p = ::mmap(nullptr, reserved_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) reserved_bytes_ = 0;
+  base_ = reinterpret_cast<uint64_t>(p);
+  cursor_ = base_ + (1ull << 21);
+}
+
+uint64_t Memory::total_bytes() const { return config().memory_bytes; }
+
+uint64_t Memory::used_bytes() {
+  const std::lock_guard lock(mutex_);
+  return used_;
+}
+
+std::optional<uint64_t> Memory::allocate(uint64_t n_bytes) {
+  const std::lock_guard lock(mutex_);
+  if (n_bytes == 0 || n_bytes > total_bytes() || used_ + n_bytes > total_bytes()) return std::nullopt;
+  const uint64_t span = round_up(n_bytes + 2 * kRedZoneBytes, kAlignment);
+  if (cursor_ + span > base_ + reserved_bytes_) return std::nullopt;
+  const uint64_t address = round_up(cursor_ + kRedZoneBytes, kAlignment);
+  cursor_ = address + span;
+  used_ += n_bytes;
+  live_[address] = {address, n_bytes, count_++, false};
+  if (n_bytes <= kFilledBytes) std::memset(reinterpret_cast<void*>(address), 0xA5, n_bytes);
+  return address;
+}
+
+bool Memory::release(uint64_t address) {
+  const std::lock_guard lock(mutex_);
+  const auto it = live_.find(address);
+  if (it == live_.end() || it->second.is_pinned) return false;
+  used_ -= it->second.size_bytes;
+  const uint64_t first = round_up(address, 4096), last = (address + it->second.size_bytes) / 4096 * 4096;
+  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  live_.erase(it);
+  return true;
+}
+
+std::optional<uint64_t> Memory::allocate_pinned(uint64_t n_bytes) {
+  const std::lock_guard lock(mutex_);
+  void* const p = n_bytes == 0 ? nullptr : std::aligned_alloc(4096, round_up(n_bytes, 4096));
+  if (p == nullptr) return std::nullopt;
+  const uint64_t address = reinterpret_cast<uint64_t>(p);
+  live_[address] = {address, n_bytes, count_++, true};
+  return address;
+}
+
+bool Memory::release_pinned(uint64_t address) {
+  const std::lock_guard lock(mutex_);
+  const auto it = live_.find(address);
+  if (it == live_.end() || !it->second.is_pinned) return false;
+  live_.erase(it);
+  std::free(reinterpret_cast<void*>(address));
+  return true;
+}
+
+std::optional<Allocation> Memory::find(uint64_t address, uint64_t n_bytes) {
+  const std::lock_guard lock(mutex_);
+  auto it = live_.upper_bound(address);
+  if (it == live_.begin()) return std::nullopt;
+  const Allocation& found = (--it)->second;
+  if (address - found.address > found.size_bytes || found.size_bytes - (address - found.address) < n_bytes) return std::nullopt;
+  return found;
+}
+
+std::string Memory::describe(uint64_t address) {
+  const std::lock_guard lock(mutex_);
+  auto it = live_.upper_bound(address);
+  const Allocation* below = it == live_.begin() ? nullptr : &std::prev(it)->second;
+  const Allocation* above = it == live_.end() ? nullptr : &it->second;
+  const auto name = [](const Allocation& a) {
+    return (a.is_pinned ? "pinned allocation " : "allocation ") + std::to_string(a.idx) + " of " + std::to_string(a.size_bytes) +
+           " bytes";
+  };
+  if (below != nullptr && address < below->address + below->size_bytes)
+    return "byte " + std::to_string(address - below->address) + " of " + name(*below);
+  const uint64_t past = below == nullptr ? ~0ull : address - below->address - below->size_bytes;
+  const uint64_t before = above == nullptr ? ~0ull : above->address - address;
+  if (past <= before && past < (1ull << 30)) return std::to_string(past) + " bytes past the end of " + name(*below);
+  if (before < (1ull << 30)) return std::to_string(before) + " bytes before " + name(*above);
+  return "in no allocation";
+}
+
+}  // namespace softgpu
