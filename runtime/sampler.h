@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <random>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "models/tokenizer.h"
@@ -22,17 +23,38 @@ struct SamplerOptions {
   bool is_greedy() const;          ///< plain argmax: temperature <= 0 (or top_k 1) and no penalty active
 };
 
+/// State of one sequence: penalty window and random numbers. Copyable: a copy goes on from the same state.
 class Sampler {
  public:
+  struct Candidate {
+    float logit = 0, weight = 0;
+    TokenId id = 0;
+  };
+
+  /// Throws kUsage for an option outside its range.
   explicit Sampler(const SamplerOptions& options);
   /// Remembers a token (prompt tokens too) for the penalties.
   void accept(TokenId id);
-  /// Throws kInternal when a logit is NaN. Does not accept() the result.
+  /// Throws kInternal when a logit is NaN or +inf, or none is above -inf. Does not accept() the result. Linear in the
+  /// vocabulary. Of equal logits the lower id comes first, everywhere; one random number a call, none when a single
+  /// candidate is left.
   TokenId sample(std::span<const float> logits);
+
  private:
+  struct Candidates;
+  std::span<const float> penalise(std::span<const float> logits);
+  Candidate find_border(const Candidates& candidates, float scale, double fraction);
+  template <class Keep>
+  Candidates filter(const Candidates& candidates, const Keep& keep);
+
   SamplerOptions options_;
   std::mt19937 rng_;
-  std::vector<TokenId> history_;
+  std::vector<TokenId> history_;                  ///< the window; a ring once it is full
+  size_t oldest_ = 0;                             ///< in history_
+  std::unordered_map<TokenId, uint32_t> counts_;  ///< of the tokens in the window
+  std::vector<float> penalised_, weights_, kept_logits_;   ///< buffers of sample()
+  std::vector<int32_t> bin_of_;
+  std::vector<TokenId> kept_ids_;
 };
 
 }  // namespace sj
