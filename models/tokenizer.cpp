@@ -12,6 +12,22 @@
 
 namespace sj {
 
+namespace {
+
+/// SentencePiece takes its space mark U+2581 in a text for a space, so both are matched and merged as one.
+std::string with_spaces_for_marks(std::string_view text) {
+  constexpr std::string_view kMark = "\xE2\x96\x81";
+  std::string out;
+  size_t pos = 0;
+  for (size_t mark; (mark = text.find(kMark, pos)) != std::string_view::npos; pos = mark + kMark.size()) {
+    out.append(text, pos, mark - pos);
+    out += ' ';
+  }
+  return out.append(text, pos);
+}
+
+}  // namespace
+
 struct Tokenizer::Impl {
   explicit Impl(const GgufFile& file);
   void require_id(TokenId id) const;
@@ -34,8 +50,10 @@ Tokenizer::Impl::Impl(const GgufFile& file) : vocab(Vocab::from_gguf(file)) {
   }
   for (TokenId id = 0; id < static_cast<TokenId>(vocab.n_tokens()); ++id) {
     const TokenType type = vocab.type(id);
-    if (type == TokenType::kUserDefined) specials.add(vocab.text(id), id, false);
-    else if (type == TokenType::kControl || type == TokenType::kUnknown) specials.add(vocab.text(id), id, true);
+    const bool is_on_request = type == TokenType::kControl || type == TokenType::kUnknown;
+    if (type != TokenType::kUserDefined && !is_on_request) continue;
+    if (is_spm) specials.add(with_spaces_for_marks(vocab.text(id)), id, is_on_request);
+    else specials.add(vocab.text(id), id, is_on_request);
   }
 }
 
@@ -69,8 +87,10 @@ std::vector<TokenId> Tokenizer::encode_spans(std::span<const TextSpan> spans, bo
   std::string text;
   struct Run { size_t end; bool parse_special; };
   std::vector<Run> runs;   // neighbours differ
+  const bool is_spm = impl_->vocab.model() == VocabModel::kSpm;
   for (const TextSpan& span : spans) {
-    text += to_valid_utf8(span.text);
+    const std::string valid = to_valid_utf8(span.text);
+    text += is_spm ? with_spaces_for_marks(valid) : valid;
     if (!runs.empty() && runs.back().parse_special == span.parse_special) runs.back().end = text.size();
     else runs.push_back({text.size(), span.parse_special});
   }

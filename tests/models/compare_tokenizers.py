@@ -240,7 +240,8 @@ def references_of(case, path, v, special):
         return [HfReference("transformers" if case == "qwen2" else "tokenizers", hf), TiktokenReference("tiktoken", ranks, pattern, v.of_type(CONTROL), special)]
     if case == "deepseek-v3":
         j = json.load(open(path))
-        if not special:
+        if not special:   # the ids of the added tokens must stay
+            j["model"]["vocab"] |= {t["content"]: t["id"] for t in j["added_tokens"]}
             j["added_tokens"] = [t for t in j["added_tokens"] if not t["special"]]
         return [HfReference("tokenizers", Tokenizer.from_str(json.dumps(j)))]
     raise SystemExit(f"unknown case {case}")
