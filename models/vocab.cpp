@@ -1,6 +1,5 @@
 #include "models/vocab.h"
 
-#include <cmath>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -95,9 +94,6 @@ void Vocab::read_tables(const GgufFile& file) {
     std::vector<float> scores = file.get_f32s(kScoresKey);
     if (scores.size() != texts_.size()) {
       throw bad(file, kScoresKey, fmt::format("expected one score a token ({}), found {}", texts_.size(), scores.size()));
-    }
-    for (size_t i = 0; i < scores.size(); ++i) {
-      if (std::isnan(scores[i])) throw bad(file, kScoresKey, fmt::format("token {}: the score is not a number", i));
     }
     scores_ = std::move(scores);
     has_scores_ = true;
