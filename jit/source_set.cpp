@@ -49,7 +49,7 @@ void add_files(const fs::path& root, const std::string& folder, std::string_view
 
 }  // namespace
 
-SourceSet::SourceSet(std::map<std::string, std::string> files) : files_(std::move(files)) {}
+SourceSet::SourceSet(Files files) : files_(std::move(files)) {}
 
 const SourceSet& SourceSet::embedded() {
   static const SourceSet instance = [] {

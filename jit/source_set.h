@@ -26,7 +26,8 @@ class SourceSet {
   /// The texts under `dir`, which is laid out as kernel_src/ is (*.cu, device/*.cuh, args/*.h). Throws kIo.
   static SourceSet from_folder(const std::string& dir);
   /// Names relative to kernel_src/ and their texts (tests).
-  explicit SourceSet(std::map<std::string, std::string> files);
+  using Files = std::map<std::string, std::string>;
+  explicit SourceSet(Files files);
 
   /// The text of `path` (relative to kernel_src/); null when there is none.
   const std::string* find_text(const std::string& path) const;
@@ -41,7 +42,7 @@ class SourceSet {
 
  private:
   const std::string* resolve(std::string_view include_name) const;
-  std::map<std::string, std::string> files_;
+  Files files_;
   std::string origin_ = "embedded";
 };
 
