@@ -18,7 +18,7 @@ class CpuSession : public Session {
                  {.n_threads = options.n_threads,
                   .max_ctx_tokens = context_tokens(opened_.model, options.max_ctx_tokens),
                   .use_double = options.cpu_double,
-                  .kv_type = options.cpu_double ? CpuKvType::kExact : CpuKvType::kF16}) {
+                  .kv_type = options.cpu_double || options.activations == ActivationMode::kF32 ? CpuKvType::kExact : CpuKvType::kF16}) {
     opened_.timings.ready_us = elapsed_us(opened_.start);
   }
 
