@@ -73,7 +73,9 @@ TEST_P(CpuGoldens, LogitsMatchInEverySplit) {
   const std::vector<float> at_once = feed_split(backend, tokens_, {150});
   const double diff = worst(at_once);
   RecordProperty("max_abs_diff", std::to_string(diff));
-  if (GetParam().bound > 0) EXPECT_LT(diff, GetParam().bound);
+  if (GetParam().bound > 0) {
+    EXPECT_LT(diff, GetParam().bound);
+  }
   // Sums run in an order of their own, so another split must not change a bit.
   EXPECT_EQ(feed_split(backend, tokens_, {1}), at_once) << "token by token";
   EXPECT_EQ(feed_split(backend, tokens_, {63, 64, 23}), at_once) << "chunks of 63, 64, 23";
