@@ -34,7 +34,7 @@ class GoldenScore : public testing::TestWithParam<GoldenCase> {
 // The bounds are those the project promises for these files: float32 sums in another order, over a few layers.
 TEST_P(GoldenScore, HoldsOnTheCpu) {
   if (goldens_dir().empty()) GTEST_SKIP() << "no golden files; set SPARKJIT_GOLDENS";
-  expect_close(score({"--device", "cpu"}), 1e-3);
+  expect_close(score({"--device", "cpu", "--f32"}), 1e-3);
 }
 
 TEST_P(GoldenScore, HoldsOnTheGpuInFloat32) {
