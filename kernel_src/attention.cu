@@ -1,7 +1,7 @@
 // y[t,h,:] = sum_p w_p V[p,g,:], w = softmax_p(scale * q[t,h,:] . K[p,g,:]), g = h / (kHeads / kHeadsKv), over the keys p
 // with 0 <= p_t - p (< kWindow); a sink adds exp(sinks[h]) to the denominator.
 // q: [kTokens, kHeads, kHeadDim] f32    y: [kTokens, kHeads * kHeadDim] f32
-// K, V: [n_pages][kHeadsKv][kPageTokens][kHeadDim] f16, logical page i at page_table[i]
+// K, V: [n_pages][kHeadsKv][kPageTokens][kHeadDim] f16, or f32 (kIsKvF32), logical page i at page_table[i]
 // One block a (head, token). Its warps take tiles of 32 keys in turn, a lane a key for the scores and dims for the sum, each
 // with its own running maximum; the block joins the warps' results at the end.    spec: attention_spec.cpp
 #include "sj_baked.h"
@@ -27,6 +27,29 @@ struct Partial {
   float maximum, sum;
   float values[2 * kPairsPerLane];
 };
+
+template <bool kIsFloat> struct KvType { using Elem = uint16_t; };
+template <> struct KvType<true> { using Elem = float; };
+using KvElem = KvType<kIsKvF32>::Elem;
+
+__device__ __forceinline__ float2 load_pair(const uint16_t* p) {
+  const uint32_t v = *reinterpret_cast<const uint32_t*>(p);
+  return make_float2(half_to_float(static_cast<uint16_t>(v)), half_to_float(static_cast<uint16_t>(v >> 16)));
+}
+__device__ __forceinline__ float2 load_pair(const float* p) { return *reinterpret_cast<const float2*>(p); }
+
+__device__ __forceinline__ float dot_key(const float* key, const float* q) {
+  float score = 0.0f;
+#pragma unroll 4
+  for (uint32_t i = 0; i < kHeadDim / 4; ++i) {
+    const float4 k = reinterpret_cast<const float4*>(key)[i], a = reinterpret_cast<const float4*>(q)[i];
+    score = fmaf(k.x, a.x, score);
+    score = fmaf(k.y, a.y, score);
+    score = fmaf(k.z, a.z, score);
+    score = fmaf(k.w, a.w, score);
+  }
+  return score;
+}
 
 __device__ __forceinline__ float dot_key(const uint16_t* key, const float* q) {
   float score = 0.0f;
@@ -56,7 +79,7 @@ __device__ __forceinline__ void add_tile(const AttentionArgs& args, uint32_t hea
 
   const bool is_visible = lane >= from && lane < to;
   float score = -kInfinity;
-  if (is_visible) score = dot_key(args.k_pages + base + lane * kHeadDim, q);
+  if (is_visible) score = dot_key(reinterpret_cast<const KvElem*>(args.k_pages) + base + lane * kHeadDim, q);
   const float maximum = fmaxf(p.maximum, warp_max(score));
   const float rescale = expf(p.maximum - maximum);  // 0 for the first tile
   const float weight = is_visible ? expf(score - maximum) : 0.0f;
@@ -65,7 +88,7 @@ __device__ __forceinline__ void add_tile(const AttentionArgs& args, uint32_t hea
 #pragma unroll
   for (uint32_t i = 0; i < 2 * kPairsPerLane; ++i) p.values[i] *= rescale;
 
-  const uint16_t* v_tile = args.v_pages + base;
+  const KvElem* v_tile = reinterpret_cast<const KvElem*>(args.v_pages) + base;
 #pragma unroll 4
   for (uint32_t key = from; key < to; ++key) {
     const float w = __shfl_sync(kAllLanes, weight, key);
@@ -73,9 +96,9 @@ __device__ __forceinline__ void add_tile(const AttentionArgs& args, uint32_t hea
     for (uint32_t i = 0; i < kPairsPerLane; ++i) {
       const uint32_t pair = lane + i * kWarpLanes;
       if (pair >= kPairs) continue;
-      const uint32_t v = *reinterpret_cast<const uint32_t*>(v_tile + key * kHeadDim + 2 * pair);
-      p.values[2 * i] = fmaf(w, half_to_float(static_cast<uint16_t>(v)), p.values[2 * i]);
-      p.values[2 * i + 1] = fmaf(w, half_to_float(static_cast<uint16_t>(v >> 16)), p.values[2 * i + 1]);
+      const float2 v = load_pair(v_tile + key * kHeadDim + 2 * pair);
+      p.values[2 * i] = fmaf(w, v.x, p.values[2 * i]);
+      p.values[2 * i + 1] = fmaf(w, v.y, p.values[2 * i + 1]);
     }
   }
 }

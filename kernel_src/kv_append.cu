@@ -1,5 +1,5 @@
 // K[page(p)][h][p mod kPageTokens][:] = f16(k[t,h,:]), the same for V; p = StepState::position + t
-// k, v: [kTokens, kHeadsKv, kHeadDim] f32    K, V: [n_pages][kHeadsKv][kPageTokens][kHeadDim] f16
+// k, v: [kTokens, kHeadsKv, kHeadDim] f32    K, V: [n_pages][kHeadsKv][kPageTokens][kHeadDim] f16, or f32 (kIsKvF32)
 // one thread 8 elements of k and of v    spec: kv_append_spec.cpp
 #include "sj_baked.h"
 
@@ -20,6 +20,11 @@ __device__ __forceinline__ void store_8_halves(uint16_t* to, const float* from) 
                                              float_to_half2(b.z, b.w));
 }
 
+__device__ __forceinline__ void copy_8_floats(float* to, const float* from) {
+  reinterpret_cast<float4*>(to)[0] = reinterpret_cast<const float4*>(from)[0];
+  reinterpret_cast<float4*>(to)[1] = reinterpret_cast<const float4*>(from)[1];
+}
+
 extern "C" __global__ void __launch_bounds__(kThreads) sj_kv_append(const KvAppendArgs args) {
   pdl_trigger();
   pdl_wait();
@@ -30,8 +35,13 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_kv_append(const KvAppe
   const size_t page = static_cast<size_t>(args.page_table[position / kPageTokens]);
   const size_t to = ((page * kHeadsKv + head) * kPageTokens + position % kPageTokens) * kHeadDim + piece * 8;
   const size_t from = (static_cast<size_t>(t) * kHeadsKv + head) * kHeadDim + piece * 8;
-  store_8_halves(args.k_pages + to, args.k + from);
-  store_8_halves(args.v_pages + to, args.v + from);
+  if constexpr (kIsKvF32) {
+    copy_8_floats(reinterpret_cast<float*>(args.k_pages) + to, args.k + from);
+    copy_8_floats(reinterpret_cast<float*>(args.v_pages) + to, args.v + from);
+  } else {
+    store_8_halves(args.k_pages + to, args.k + from);
+    store_8_halves(args.v_pages + to, args.v + from);
+  }
 }
 
 }  // namespace sj

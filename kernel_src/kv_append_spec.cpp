@@ -15,9 +15,9 @@ KernelSpec kv_append_spec(const KvAppendParams& p) {
   const uint32_t n_threads = std::min(round_up(n_items, 32), 256u);
   return {.source = "kv_append.cu", .entry = "sj_kv_append",
           .baked  = {{"kHeadsKv", p.n_head_kv}, {"kHeadDim", p.head_dim}, {"kTokens", p.n_tokens},
-                     {"kPageTokens", p.page_tokens}, {"kThreads", n_threads}},
+                     {"kPageTokens", p.page_tokens}, {"kIsKvF32", p.is_kv_f32}, {"kThreads", n_threads}},
           .launch = {.grid = {ceil_div(n_items, n_threads), p.n_tokens}, .block = {n_threads}},
-          .cost   = {.bytes = 12.0 * p.n_head_kv * p.head_dim * p.n_tokens, .flops = 0}};
+          .cost   = {.bytes = (p.is_kv_f32 ? 16.0 : 12.0) * p.n_head_kv * p.head_dim * p.n_tokens, .flops = 0}};
 }
 
 }  // namespace sj

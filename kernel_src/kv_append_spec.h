@@ -13,6 +13,7 @@ struct KvAppendParams {
   uint32_t n_head_kv = 0, head_dim = 0;
   uint32_t n_tokens = 1;
   uint32_t page_tokens = kKvPageTokens;
+  bool is_kv_f32 = false;          ///< the cache holds floats instead of halves (comparisons)
 };
 
 /// Stores k and v of the step's valid tokens, rounded to f16, at StepState::position + token index.

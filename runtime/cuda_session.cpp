@@ -61,6 +61,7 @@ class CudaSession : public Session {
  public:
   CudaSession(const SessionOptions& options, OpenedModel opened, const Driver& drv, int ordinal, std::vector<Lowered> steps)
       : opened_(std::move(opened)), max_ctx_tokens_(context_tokens(opened_.model, options.max_ctx_tokens)),
+        is_kv_f32_(options.activations == ActivationMode::kF32),
         context_(drv, ordinal), device_(device_info(drv, ordinal)), executor_(drv, options.sync_launches) {
     load(options, steps);
     opened_.timings.ready_us = elapsed_us(opened_.start);
@@ -114,6 +115,7 @@ class CudaSession : public Session {
   // Order matters: what is declared later is destroyed first, and everything else before the context.
   OpenedModel opened_;
   uint32_t max_ctx_tokens_;
+  bool is_kv_f32_;
   Context context_;
   DeviceInfo device_;
   std::unique_ptr<WeightPlan> weight_plan_;
@@ -148,7 +150,7 @@ void CudaSession::build_kernels(const SessionOptions& options, const std::vector
 
 MemoryNeeds CudaSession::memory_needs(const std::vector<Lowered>& steps, const WeightPlan& weights, const StatePlan& states,
                                       std::span<const ArenaPlan> arenas) const {
-  MemoryNeeds needs{.weight_bytes = weights.n_bytes(), .kv_bytes = kv_cache_bytes(model(), max_ctx_tokens_)};
+  MemoryNeeds needs{.weight_bytes = weights.n_bytes(), .kv_bytes = kv_cache_bytes(model(), max_ctx_tokens_, is_kv_f32_)};
   needs.state_bytes = states.device_bytes - std::min(states.device_bytes, needs.kv_bytes);
   for (size_t i = 0; i < steps.size(); ++i) needs.arena_bytes = std::max(needs.arena_bytes, arenas[i].n_bytes);
   needs.kv_bytes_per_page = needs.kv_bytes / n_kv_pages(max_ctx_tokens_);

@@ -1,7 +1,7 @@
 // The paged KV cache of one sequence: how many pages, how they lie, what they weigh.
 // In: layer shapes and the context. Out: sizes and the page table. Called by lowering and the session.
 //
-// A layer has two pools, K and V: f16 [n_pages][n_head_kv][page_tokens][head_dim]. The page table i32[n_pages] maps the page
+// A layer has two pools, K and V: [n_pages][n_head_kv][page_tokens][head_dim], f16 or, for comparisons, f32. The page table i32[n_pages] maps the page
 // of a position to a page of the pools and is shared by all layers.
 #pragma once
 
@@ -16,9 +16,9 @@ namespace sj {
 /// Pages that hold `max_ctx_tokens` positions.
 uint32_t n_kv_pages(uint32_t max_ctx_tokens);
 /// Bytes of one layer's K pool; V is the same.
-uint64_t kv_pool_bytes(const AttentionDesc& attention, uint32_t max_ctx_tokens);
+uint64_t kv_pool_bytes(const AttentionDesc& attention, uint32_t max_ctx_tokens, bool is_f32);
 /// Both pools of all layers.
-uint64_t kv_cache_bytes(const ModelDesc& model, uint32_t max_ctx_tokens);
+uint64_t kv_cache_bytes(const ModelDesc& model, uint32_t max_ctx_tokens, bool is_f32);
 /// The table of a sequence that owns every page: i -> i.
 std::vector<std::byte> identity_page_table(uint32_t max_ctx_tokens);
 

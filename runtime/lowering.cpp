@@ -98,6 +98,11 @@ BufferRef LoweringContext::new_value(std::string name, uint64_t n_bytes) {
   return {BufferKind::kValue, static_cast<uint32_t>(lowered_.values.size() - 1), 0};
 }
 
+const BufferRef* LoweringContext::find_form(ValueId id, const std::string& form) const {
+  const auto found = forms_.find({id, form});
+  return found == forms_.end() ? nullptr : &found->second;
+}
+
 BufferRef LoweringContext::weight(const WeightRef& ref, WeightForm form) {
   const std::string key = fmt::format("{}|{}|{}|{}|{}", ref.tensor, ref.row_begin, ref.n_rows, ref.n_cols, static_cast<int>(form));
   const auto [it, is_new] = weight_ids_.try_emplace(key, static_cast<uint32_t>(lowered_.weights.size()));
@@ -134,10 +139,10 @@ BufferRef LoweringContext::page_table() {
                identity_page_table(max_ctx_tokens()));
 }
 BufferRef LoweringContext::k_pages(uint32_t layer_idx) {
-  return state(fmt::format("kv.k.{}", layer_idx), kv_pool_bytes(model_.layers.at(layer_idx).attention, max_ctx_tokens()));
+  return state(fmt::format("kv.k.{}", layer_idx), kv_pool_bytes(model_.layers.at(layer_idx).attention, max_ctx_tokens(), is_kv_f32()));
 }
 BufferRef LoweringContext::v_pages(uint32_t layer_idx) {
-  return state(fmt::format("kv.v.{}", layer_idx), kv_pool_bytes(model_.layers.at(layer_idx).attention, max_ctx_tokens()));
+  return state(fmt::format("kv.v.{}", layer_idx), kv_pool_bytes(model_.layers.at(layer_idx).attention, max_ctx_tokens(), is_kv_f32()));
 }
 
 BufferRef LoweringContext::rope_table(const RopeDesc& rope) {

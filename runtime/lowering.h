@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "jit/device_info.h"
@@ -23,6 +24,8 @@ inline constexpr uint32_t kTokenRingSlots = 256;   ///< decode steps whose token
 
 struct LoweringOptions {
   ActivationMode activations = ActivationMode::kAuto;
+  /// Positions that a one-token step has to serve: fused attention is laid out for so many. 0: the whole context.
+  uint32_t attend_tokens = 0;
 };
 
 /// What a rule sees and writes to. Buffers are made by asking for them; asking twice gives the same buffer.
@@ -34,7 +37,10 @@ class LoweringContext {
   const ModelDesc& model() const { return model_; }
   const DeviceInfo& device() const { return device_; }
   ActivationMode activations() const { return options_.activations; }
+  /// The KV cache holds floats instead of halves: with float32 activations, for comparisons.
+  bool is_kv_f32() const { return options_.activations == ActivationMode::kF32; }
   uint32_t n_tokens() const { return graph_.options.n_tokens; }
+  uint32_t attend_tokens() const { return options_.attend_tokens == 0 ? max_ctx_tokens() : options_.attend_tokens; }
   uint32_t max_ctx_tokens() const { return graph_.options.max_ctx_tokens; }
 
   size_t n_ops() const { return graph_.ops.size(); }
@@ -58,6 +64,9 @@ class LoweringContext {
   BufferRef value(ValueId id);
   /// A further arena buffer. Lives from the first to the last launch that names it.
   BufferRef new_value(std::string name, uint64_t n_bytes);
+  /// A second form of a value that a fused launch wrote beside it or in its place ("normed:<weight>"); null when there is none.
+  const BufferRef* find_form(ValueId id, const std::string& form) const;
+  void set_form(ValueId id, const std::string& form, const BufferRef& ref) { forms_[{id, form}] = ref; }
   BufferRef weight(const WeightRef& ref, WeightForm form = WeightForm::kRowRecords);
   /// Device memory that outlives the step; zero when the session starts, or `init`.
   BufferRef state(const std::string& key, uint64_t n_bytes, StateHome home = StateHome::kDevice, std::vector<std::byte> init = {});
@@ -67,7 +76,7 @@ class LoweringContext {
   BufferRef token_ring();                     ///< u64 [kTokenRingSlots], mapped host memory
   BufferRef nan_step();                       ///< u32, mapped host memory
   BufferRef page_table();                     ///< i32 [n_pages]
-  BufferRef k_pages(uint32_t layer_idx);      ///< f16 [n_pages][n_head_kv][page_tokens][head_dim]
+  BufferRef k_pages(uint32_t layer_idx);      ///< [n_pages][n_head_kv][page_tokens][head_dim], f16 or f32 (is_kv_f32)
   BufferRef v_pages(uint32_t layer_idx);
   BufferRef rope_table(const RopeDesc& rope); ///< u64 [n_rot / 2], rope_turns()
 
@@ -97,6 +106,7 @@ class LoweringContext {
   LoweringOptions options_;
   std::vector<uint32_t> n_uses_;
   std::map<ValueId, BufferRef> values_;
+  std::map<std::pair<ValueId, std::string>, BufferRef> forms_;
   std::map<std::string, uint32_t> weight_ids_;
   std::map<std::string, uint32_t> state_ids_;
   std::set<std::string> notes_;

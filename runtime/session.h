@@ -19,7 +19,7 @@ namespace sj {
 
 enum class ActivationMode {
   kAuto,   ///< int8 per 32 values in decode where the weights are quantised
-  kF32,    ///< float32 everywhere: slower, for comparisons
+  kF32,    ///< float32 everywhere, the KV cache included: slower, for comparisons
 };
 
 struct SessionOptions {
