@@ -113,6 +113,10 @@ __device__ __forceinline__ float rcp_approx(float x) {
   return y;
 }
 
+/// The value is computed here: the compiler may not move its computation behind a later volatile instruction.
+__device__ __forceinline__ void compute_here(uint32_t& v) { asm volatile("" : "+r"(v)); }
+__device__ __forceinline__ void compute_here(float& v) { asm volatile("" : "+f"(v)); }
+
 // ---- loads and stores of global memory ---------------------------------------------------------------------------
 
 /// Read-once data that no running kernel writes (weights): non-coherent, kept out of L1. Naturally aligned.
@@ -261,6 +265,26 @@ __device__ __forceinline__ void bulk_prefetch_l2(const void* global, uint32_t n_
 }
 /// Orders ordinary accesses to shared memory before later ones of the asynchronous proxy (bulk copies).
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// ---- clusters of blocks ------------------------------------------------------------------------------------------
+
+/// This block's rank in its cluster.
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+/// Every thread of the cluster waits for every other; writes to shared memory before it are visible to the cluster after it.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/// Reads `p`, an address of this block's shared memory, in the block of that rank.
+__device__ __forceinline__ float load_cluster_f32(const float* p, uint32_t rank) {
+  float v;
+  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %1, %2; ld.shared::cluster.f32 %0, [a]; }"
+               : "=f"(v) : "r"(shared_address(p)), "r"(rank) : "memory");
+  return v;
+}
 
 // ---- tensor cores ------------------------------------------------------------------------------------------------
 // Fragments of one warp, lane = 4 * g + i (g = 0..7, i = 0..3).

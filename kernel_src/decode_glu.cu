@@ -1,0 +1,79 @@
+// h = act(Wg x / rms) * (Wu x / rms), quantised. Dense, or for the experts that the router's logits choose; each block finds
+// its expert itself.    x: NormedVec<kCols>    h: QuantVec<kUsed * kFf>    A block owns kHRows values of h: as many rows of
+// gate and of up. Dense weights are requested before the dependency wait.    spec: decode_glu_spec.cpp
+#include "sj_baked.h"
+
+#include "device/activation.cuh"
+#include "device/decode.cuh"
+
+#include "args/decode_glu.h"
+
+namespace sj {
+using namespace baked;
+
+constexpr uint32_t kThreads = kWarps * kWarpLanes, kUnits = kFf / kHRows, kTileRows = 2 * kHRows;
+constexpr uint32_t kArrivals = kTileRows / kArrivalRows;   // bulk copies, each with its own barrier
+static_assert(kFf % kHRows == 0 && kHRows % 16 == 0 && kHRows % kArrivalRows == 0 && kArrivals <= kWarpLanes && kHRows <= kThreads);
+
+using WeightTile = Tile<kCols, kTileRows, kWarps, false>;
+struct Shared {
+  NormedVec<kCols> x;
+  uint64_t arrived[kArrivals];
+  WeightTile tile;
+};
+
+/// Rows [row, row + kHRows) of gate, then of up; the pieces of both alternate, so that all warps can start.
+__device__ __forceinline__ void request(const DecodeGluArgs& args, size_t row, uint8_t* weights, Shared& shared) {
+  if (threadIdx.x >= kArrivals) return;
+  const bool is_up = threadIdx.x % 2 != 0;
+  const uint32_t piece = threadIdx.x / 2, slot = (is_up ? kArrivals / 2 : 0) + piece;
+  const uint8_t* from = (is_up ? args.up : args.gate) + (row + piece * kArrivalRows) * kRowBytes;
+  bulk_copy_to_shared(weights + slot * kArrivalRows * kRowBytes, from, kArrivalRows * kRowBytes, &shared.arrived[slot]);
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_glu(const DecodeGluArgs args) {
+  extern __shared__ __align__(128) uint8_t weights[];
+  __shared__ Shared shared;
+  const uint32_t slot = blockIdx.x / kUnits, first = blockIdx.x % kUnits * kHRows;
+  if (!kIsMoe) pdl_trigger();
+  if (threadIdx.x < kArrivals) {
+    mbarrier_init(&shared.arrived[threadIdx.x], 1);
+    fence_mbarrier_init();
+    mbarrier_arrive_expect_tx(&shared.arrived[threadIdx.x], kArrivalRows * kRowBytes);
+  }
+  if constexpr (!kIsMoe) {
+    if (warp_idx() == 0) {
+      __syncwarp();  // all barriers are initialised
+      request(args, first, weights, shared);
+    }
+  }
+  pdl_wait();
+  // The next stage reads the router's logits before its own wait: they are complete from here on.
+  if (kIsMoe) pdl_trigger();
+  SharedLoad<NormedVec<kCols>, kThreads> x;
+  x.fetch(args.x);
+  if constexpr (kIsMoe) {
+    if (warp_idx() == 0) {
+      TopExperts<kExperts, kUsed> experts;
+      experts.fetch(args.logits);
+      experts.find(slot + 1);
+      const uint32_t expert = __shfl_sync(kAllLanes, experts.id(), slot);
+      request(args, static_cast<size_t>(expert) * kFf + first, weights, shared);
+    }
+  }
+  x.store(shared.x);
+  __syncthreads();  // x is complete, the mbarriers are initialised
+  const float factor = inverse_rms<kCols>(shared.x, kEps);
+  WeightTile::Early none;
+  shared.tile.template multiply<kType, kRowBytes>(weights, shared.x.q, none,
+                                                  [&](uint32_t row) { mbarrier_wait(&shared.arrived[row / kArrivalRows], 0); });
+  __syncthreads();  // every warp's partial sums are in shared memory
+  if (warp_idx() < ceil_div(kHRows, kWarpLanes)) {
+    const bool live = threadIdx.x < kHRows;
+    float h = 0.0f;
+    if (live) h = activate<kActivation>(shared.tile.row(threadIdx.x) * factor) * (shared.tile.row(kHRows + threadIdx.x) * factor);
+    store_group<kUsed * kFf>(h, slot * kFf + first + threadIdx.x, static_cast<QuantVec<kUsed * kFf>*>(args.h), live);
+  }
+}
+
+}  // namespace sj

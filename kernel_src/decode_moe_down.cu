@@ -1,0 +1,76 @@
+// y = residual + sum_s w_s Wd[e_s] h_s over the experts that the router's logits choose, in order of rank; y is also
+// quantised as the next stage's input.    h: QuantVec<kUsed * kFf>    A block owns 16 rows of every chosen expert, a warp one
+// expert (or a part of its rows).    The stage before triggers behind its own wait, so the logits are complete when this
+// kernel starts: the weights are requested before the dependency wait.    spec: decode_moe_down_spec.cpp
+#include "sj_baked.h"
+
+#include "device/decode.cuh"
+
+#include "args/decode_moe_down.h"
+
+namespace sj {
+using namespace baked;
+
+constexpr uint32_t kThreads = kWarps * kWarpLanes, kTileRows = 16;
+constexpr uint32_t kChunks = kFf / 32, kSlices = ceil_div(kChunks, 8), kParts = kWarps / kUsed, kPasses = 4 / kParts;
+static_assert(kWarps % kUsed == 0 && kParts * kPasses == 4 && kRows % kTileRows == 0 && kUsed <= kWarpLanes);
+
+struct Shared {
+  QuantVec<kUsed * kFf> h;
+  uint64_t arrived[kUsed];
+  float partial[kUsed][kTileRows];
+};
+
+extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_moe_down(const DecodeMoeDownArgs args) {
+  extern __shared__ __align__(128) uint8_t weights[];
+  __shared__ Shared shared;
+  pdl_trigger();
+  const uint32_t first_row = blockIdx.x * kTileRows, rank = warp_idx() / kParts, part = warp_idx() % kParts;
+  constexpr uint32_t kTileBytes = kTileRows * kRowBytes;
+  TopExperts<kExperts, kUsed> experts;
+  experts.fetch(args.logits);
+  experts.find(kUsed);
+  if (threadIdx.x < kUsed) {
+    mbarrier_init(&shared.arrived[threadIdx.x], 1);
+    fence_mbarrier_init();
+    mbarrier_arrive_expect_tx(&shared.arrived[threadIdx.x], kTileBytes);
+    bulk_copy_to_shared(weights + threadIdx.x * kTileBytes,
+                        args.weights + (static_cast<size_t>(experts.id()) * kRows + first_row) * kRowBytes, kTileBytes,
+                        &shared.arrived[threadIdx.x]);
+  }
+  const float weight = __shfl_sync(kAllLanes, experts.weight(), rank);
+  const bool finishes = threadIdx.x < kTileRows;
+  const float next_norm = finishes ? args.next_norm[first_row + threadIdx.x] : 0.0f;
+  pdl_wait();
+  SharedLoad<QuantVec<kUsed * kFf>, kThreads> h;
+  h.fetch(args.h);
+  const float residual = finishes ? load_float(args.residual + first_row + threadIdx.x) : 0.0f;
+  h.store(shared.h);
+  __syncthreads();  // h is complete, the mbarriers are initialised
+  mbarrier_wait(&shared.arrived[rank], 0);
+  const uint8_t* tile = weights + rank * kTileBytes;
+  float sums[kPasses] = {};
+#pragma unroll
+  for (uint32_t s = 0; s < kSlices; ++s) {
+    const uint32_t chunk = s * 8 + lane_idx() % 8;
+    const bool live = kChunks % 8 == 0 || chunk < kChunks;
+    const ActChunk act = shared.h.chunk(rank * kChunks + (live ? chunk : 0));
+#pragma unroll
+    for (uint32_t p = 0; p < kPasses; ++p) {
+      const uint32_t row = (part * kPasses + p) * 4 + lane_idx() / 8;
+      if (live) sums[p] += dot<kType>(weight_chunk<kType, kFf>(tile + row * kRowBytes, chunk), act);
+    }
+  }
+  const float sum = sum_of_8<kPasses>(sums) * weight;
+  constexpr uint32_t kShare = 8 / kPasses;
+  if (lane_idx() % kShare == 0) shared.partial[rank][(part * kPasses + lane_idx() % 8 / kShare) * 4 + lane_idx() / 8] = sum;
+  __syncthreads();  // every expert's sums are in shared memory
+  if (warp_idx() == 0) {
+    float y = residual;
+#pragma unroll
+    for (uint32_t s = 0; s < kUsed; ++s) y += shared.partial[s][lane_idx() % kTileRows];
+    finish_rows<kRows>(finishes ? y : 0.0f, next_norm, first_row, args.y, static_cast<NormedVec<kRows>*>(args.next));
+  }
+}
+
+}  // namespace sj

@@ -1,0 +1,221 @@
+#include "kernel_src/decode_stages_spec.h"
+
+#include <algorithm>
+#include <bit>
+#include <string>
+
+#include "kernel_src/args/decode_gemv.h"
+#include "kernel_src/kv_append_spec.h"
+#include "kernel_src/spec_rules.h"
+#include "kernel_src/weight_layout.h"
+
+namespace sj {
+namespace {
+
+constexpr uint32_t kFinishRows = 16;                 // rows that a block finishes: one group of activations
+constexpr uint32_t kStaticSmemBytes = 44 * 1024;     // of the 48 KB that need no opt-in, for inputs and sums
+
+std::string array_text(const std::vector<uint64_t>& values) {
+  std::string text = "{";
+  for (uint64_t value : values) text += (text.size() == 1 ? "" : ", ") + std::to_string(value);
+  return text + "}";
+}
+Baked array_baked(const std::string& name, const std::vector<uint64_t>& values) {
+  return {name + "[" + std::to_string(values.size()) + "]", array_text(values), "unsigned"};
+}
+
+uint64_t decode_row_bytes(const char* family, DType dtype, uint32_t n_cols) {
+  require_rule(is_quantised(dtype), "{}: int8 activations go with quantised weights, found {}", family, dtype_name(dtype));
+  require_rule(n_cols != 0 && n_cols % 32 == 0, "{}: {} columns are not a positive multiple of 32", family, n_cols);
+  return row_record_bytes(dtype, n_cols);
+}
+
+/// Warps of a stage whose columns are split in slices of 256.
+uint32_t n_slice_warps(uint32_t n_cols) { return n_cols >= 4096 ? 16 : 8; }
+
+void require_smem(const char* family, uint64_t dynamic_bytes, uint64_t static_bytes, const DeviceInfo& device) {
+  require_rule(static_bytes <= kStaticSmemBytes, "{}: input and sums take {} bytes of shared memory, at most {}", family,
+               static_bytes, kStaticSmemBytes);
+  require_rule(dynamic_bytes + static_bytes + 1024 <= device.smem_per_block_bytes,
+               "{}: {} + {} bytes of shared memory don't fit the {} of a block", family, dynamic_bytes, static_bytes,
+               device.smem_per_block_bytes);
+}
+
+uint64_t tile_sum_bytes(uint32_t n_cols, uint32_t n_rows, uint32_t n_warps) {
+  return uint64_t{4} * std::min(ceil_div(n_cols, 256), n_warps) * n_rows;
+}
+
+}  // namespace
+
+uint64_t quant_vec_bytes(uint32_t dim) { return uint64_t{48} * (dim / 32); }
+uint64_t normed_vec_bytes(uint32_t dim) { return (quant_vec_bytes(dim) + uint64_t{4} * (dim / 16) + 15) / 16 * 16; }
+
+KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device) {
+  constexpr const char* kFamily = "decode_gemv";
+  require_rule(!p.matrices.empty() && p.matrices.size() <= kMaxDecodeMatrices, "{}: expected 1 to {} matrices, found {}", kFamily,
+               kMaxDecodeMatrices, p.matrices.size());
+  require_rule(!p.finishes_rows || p.matrices.size() == 1, "{}: one matrix finishes rows, not {}", kFamily, p.matrices.size());
+  std::vector<uint64_t> types, row_bytes, rows, first_block, first_out;
+  uint64_t n_rows = 0, n_weight_bytes = 0;
+  for (const DecodeMatrix& m : p.matrices) {
+    require_rule(m.n_rows != 0, "{}: a matrix without rows", kFamily);
+    types.push_back(static_cast<uint64_t>(m.dtype));
+    row_bytes.push_back(decode_row_bytes(kFamily, m.dtype, p.n_cols));
+    rows.push_back(m.n_rows), first_out.push_back(n_rows);
+    n_rows += m.n_rows;
+    n_weight_bytes += m.n_rows * row_bytes.back();
+  }
+  require_rule(!p.finishes_rows || n_rows % 32 == 0, "{}: {} rows are not a multiple of 32", kFamily, n_rows);
+  const uint32_t n_warps = p.finishes_rows ? n_slice_warps(p.n_cols) : 8;
+  // Two blocks an SM, as long as the rows last.
+  const uint32_t tile_rows =
+      p.finishes_rows ? kFinishRows : std::clamp(round_up(ceil_div(n_rows, 2 * device.n_sms), 4), 8u, 32u);
+  uint32_t n_blocks = 0;
+  for (uint64_t n : rows) first_block.push_back(n_blocks), n_blocks += ceil_div(n, tile_rows);
+  const uint64_t tile_bytes = tile_rows * *std::max_element(row_bytes.begin(), row_bytes.end());
+  const uint64_t x_bytes = p.is_normed ? normed_vec_bytes(p.n_cols) : quant_vec_bytes(p.n_cols);
+  require_smem(kFamily, tile_bytes, x_bytes + tile_sum_bytes(p.n_cols, tile_rows, n_warps), device);
+  return {.source = "decode_gemv.cu", .entry = "sj_decode_gemv",
+          .baked = {{"kCols", p.n_cols}, {"kMatrices", static_cast<int64_t>(types.size())}, array_baked("kMatrixTypes", types),
+                    array_baked("kMatrixRowBytes", row_bytes), array_baked("kMatrixRows", rows),
+                    array_baked("kMatrixFirstBlock", first_block), array_baked("kMatrixFirstOut", first_out),
+                    {"kIsNormed", p.is_normed}, {"kFinishesRows", p.finishes_rows}, {"kHasBias", p.has_bias},
+                    {"kRowsOut", static_cast<int64_t>(n_rows)}, {"kEps", p.eps}, {"kWarps", n_warps}, {"kTileRows", tile_rows}},
+          .launch = {.grid = {n_blocks}, .block = {32 * n_warps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
+          .cost = {.bytes = static_cast<double>(n_weight_bytes) + static_cast<double>(x_bytes) + 4.0 * n_rows * (p.finishes_rows ? 3 : 1),
+                   .flops = 2.0 * n_rows * p.n_cols}};
+}
+
+KernelSpec decode_glu_spec(const DecodeGluParams& p, const DeviceInfo& device) {
+  constexpr const char* kFamily = "decode_glu";
+  constexpr uint32_t kHRows = 16, kWarps = 8;
+  const uint64_t row_bytes = decode_row_bytes(kFamily, p.dtype, p.n_cols);
+  const bool is_moe = p.n_experts != 0;
+  require_rule(p.n_ff != 0 && p.n_ff % 32 == 0, "{}: {} hidden values are not a positive multiple of 32", kFamily, p.n_ff);
+  require_rule(!is_moe || (p.n_experts % 128 == 0 && p.n_experts <= 512), "{}: expected 128, 256, 384 or 512 experts, found {}", kFamily,
+               p.n_experts);
+  require_rule(p.n_used >= 1 && p.n_used <= 32 && (is_moe || p.n_used == 1), "{}: {} experts a token", kFamily, p.n_used);
+  const uint64_t tile_bytes = 2 * kHRows * row_bytes;
+  require_smem(kFamily, tile_bytes, normed_vec_bytes(p.n_cols) + tile_sum_bytes(p.n_cols, 2 * kHRows, kWarps), device);
+  const double n_rows = 2.0 * p.n_used * p.n_ff;
+  return {.source = "decode_glu.cu", .entry = "sj_decode_glu",
+          .baked = {{"kCols", p.n_cols}, {"kFf", p.n_ff}, {"kType", static_cast<uint32_t>(p.dtype)},
+                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kIsMoe", is_moe}, {"kExperts", is_moe ? p.n_experts : 128},
+                    {"kUsed", p.n_used}, {"kActivation", p.is_gelu ? 1 : 0}, {"kEps", p.eps}, {"kWarps", kWarps}, {"kHRows", kHRows},
+                    {"kArrivalRows", kHRows}},
+          .launch = {.grid = {p.n_used * p.n_ff / kHRows}, .block = {32 * kWarps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
+          .cost = {.bytes = n_rows * row_bytes + normed_vec_bytes(p.n_cols) + quant_vec_bytes(p.n_used * p.n_ff),
+                   .flops = 2.0 * n_rows * p.n_cols}};
+}
+
+KernelSpec decode_moe_down_spec(const DecodeMoeDownParams& p, const DeviceInfo& device) {
+  constexpr const char* kFamily = "decode_moe_down";
+  constexpr uint32_t kWarps = 8;
+  const uint64_t row_bytes = decode_row_bytes(kFamily, p.dtype, p.n_ff);
+  require_rule(p.n_experts % 128 == 0 && p.n_experts != 0 && p.n_experts <= 512,
+               "{}: expected 128, 256, 384 or 512 experts, found {}", kFamily, p.n_experts);
+  require_rule(p.n_used == 2 || p.n_used == 4 || p.n_used == 8, "{}: expected 2, 4 or 8 experts a token, found {}", kFamily, p.n_used);
+  require_rule(p.n_rows != 0 && p.n_rows % 32 == 0, "{}: {} rows are not a positive multiple of 32", kFamily, p.n_rows);
+  const uint64_t tile_bytes = p.n_used * kFinishRows * row_bytes;
+  require_smem(kFamily, tile_bytes, quant_vec_bytes(p.n_used * p.n_ff) + 4 * kFinishRows * p.n_used, device);
+  return {.source = "decode_moe_down.cu", .entry = "sj_decode_moe_down",
+          .baked = {{"kRows", p.n_rows}, {"kFf", p.n_ff}, {"kType", static_cast<uint32_t>(p.dtype)},
+                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kExperts", p.n_experts}, {"kUsed", p.n_used}, {"kWarps", kWarps}},
+          .launch = {.grid = {p.n_rows / kFinishRows}, .block = {32 * kWarps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
+          .cost = {.bytes = static_cast<double>(p.n_used) * p.n_rows * row_bytes + quant_vec_bytes(p.n_used * p.n_ff) + 12.0 * p.n_rows,
+                   .flops = 2.0 * p.n_used * p.n_rows * p.n_ff}};
+}
+
+KernelSpec decode_router_spec(const DecodeRouterParams& p) {
+  constexpr const char* kFamily = "decode_router";
+  constexpr uint32_t kWarps = 8;
+  require_quads(kFamily, "columns", p.n_cols);
+  require_rule(p.n_cols <= 8192, "{}: {} columns are more than 8192", kFamily, p.n_cols);
+  require_rule(p.n_experts != 0, "{}: no experts", kFamily);
+  const uint32_t block_rows = p.n_experts % 2 == 0 && p.n_experts >= 256 ? 2 : 1;
+  return {.source = "decode_router.cu", .entry = "sj_decode_router",
+          .baked = {{"kCols", p.n_cols}, {"kExperts", p.n_experts}, {"kBlockRows", block_rows}, {"kEps", p.eps}, {"kWarps", kWarps}},
+          .launch = {.grid = {p.n_experts / block_rows}, .block = {32 * kWarps}},
+          .cost = {.bytes = 4.0 * p.n_experts * (p.n_cols + 1) + 8.0 * p.n_cols, .flops = 2.0 * p.n_experts * p.n_cols}};
+}
+
+KernelSpec decode_input_spec(const DecodeInputParams& p) {
+  require_rule(p.n_rows != 0 && p.n_rows % 32 == 0, "decode_input: {} rows are not a positive multiple of 32", p.n_rows);
+  return {.source = "decode_input.cu", .entry = "sj_decode_input", .baked = {{"kRows", p.n_rows}},
+          .launch = {.grid = {p.n_rows / kFinishRows}, .block = {32}},
+          .cost = {.bytes = 12.0 * p.n_rows + normed_vec_bytes(p.n_rows), .flops = 4.0 * p.n_rows}};
+}
+
+KernelSpec decode_head_spec(const DecodeHeadParams& p, const DeviceInfo& device) {
+  constexpr const char* kFamily = "decode_head";
+  constexpr uint32_t kWarps = 8;
+  const uint64_t row_bytes = decode_row_bytes(kFamily, p.dtype, p.n_cols);
+  require_rule(p.n_rows != 0, "{}: no rows", kFamily);
+  // As many rows in flight as fit, up to 3 slots of 4 rows a warp: that saturates memory with one block an SM.
+  const uint64_t budget = std::min<uint64_t>(device.smem_per_block_bytes, 176 * 1024) - normed_vec_bytes(p.n_cols) - 2048;
+  uint32_t slot_rows = 4;
+  while (slot_rows > 1 && 2 * kWarps * slot_rows * row_bytes > budget) slot_rows /= 2;
+  const uint32_t n_slots = static_cast<uint32_t>(std::min<uint64_t>(3, budget / (kWarps * slot_rows * row_bytes)));
+  require_rule(n_slots >= 1, "{}: rows of {} bytes don't fit the {} bytes of shared memory of a block", kFamily, row_bytes,
+               device.smem_per_block_bytes);
+  // About four blocks an SM in turn: the tail is short and the ring's start-up is hidden.
+  const uint32_t warp_rows = std::max(round_up(ceil_div(p.n_rows, 4 * device.n_sms * kWarps), slot_rows), slot_rows);
+  return {.source = "decode_head.cu", .entry = "sj_decode_head",
+          .baked = {{"kRows", p.n_rows}, {"kCols", p.n_cols}, {"kType", static_cast<uint32_t>(p.dtype)},
+                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kHasBias", p.has_bias}, {"kEps", p.eps}, {"kWarps", kWarps},
+                    {"kWarpRows", warp_rows}, {"kSlotRows", slot_rows}, {"kSlots", n_slots}},
+          .launch = {.grid = {ceil_div(p.n_rows, kWarps * warp_rows)}, .block = {32 * kWarps},
+                     .dynamic_smem_bytes = static_cast<uint32_t>(kWarps * n_slots * slot_rows * row_bytes)},
+          .cost = {.bytes = static_cast<double>(p.n_rows) * (row_bytes + 4.0) + normed_vec_bytes(p.n_cols),
+                   .flops = 2.0 * p.n_rows * p.n_cols}};
+}
+
+KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInfo& device) {
+  constexpr const char* kFamily = "decode_attention";
+  constexpr uint32_t kDimParts = 2, kMaxCluster = 8;
+  require_rule(p.n_head_kv != 0 && p.n_head % p.n_head_kv == 0, "{}: {} heads are not a multiple of {} KV heads", kFamily, p.n_head,
+               p.n_head_kv);
+  require_rule(p.head_dim == 64 || p.head_dim == 128 || p.head_dim == 256, "{}: head dim {} is not 64, 128 or 256", kFamily, p.head_dim);
+  require_rule(p.n_rot % 2 == 0 && p.n_rot <= p.head_dim, "{}: {} rotated dims of {}", kFamily, p.n_rot, p.head_dim);
+  require_rule(p.max_tokens != 0, "{}: no tokens", kFamily);
+  const uint32_t per_kv = p.n_head / p.n_head_kv, head_groups = p.n_head_kv * ceil_div(per_kv, 8);
+  require_rule(per_kv <= 8 || per_kv % 8 == 0, "{}: {} heads a KV head are neither up to 8 nor a multiple of 8", kFamily, per_kv);
+  uint32_t n_pages = ceil_div(p.max_tokens, kKvPageTokens);
+  if (p.window_tokens != 0) n_pages = std::min(n_pages, ceil_div(p.window_tokens, kKvPageTokens) + 1);
+  // Splits meet in clusters through shared memory. Clusters are known to work on 9.0; where they are not, through memory.
+  const uint32_t max_cluster = device.compute_major == 9 ? kMaxCluster : 1;
+  const uint32_t cluster = std::min(max_cluster, std::bit_ceil(n_pages));
+  const uint32_t max_groups = std::max(1u, device.n_sms / (cluster * head_groups));
+  const uint32_t n_groups = std::min(ceil_div(n_pages, cluster), max_groups);
+  const uint32_t split_pages = ceil_div(n_pages, cluster * n_groups);
+  const uint32_t page_bytes = 4 * kKvPageTokens * p.head_dim;   // K and V
+  const uint32_t smem = std::min(device.smem_per_block_bytes, 112u * 1024) - 16 * 1024;
+  const uint32_t n_stages = std::clamp(smem / page_bytes, 1u, std::min(split_pages, 3u));
+  require_rule(page_bytes + 16 * 1024 <= device.smem_per_block_bytes, "{}: a page of {} bytes doesn't fit a block's shared memory",
+               kFamily, page_bytes);
+  return {.source = "decode_attention.cu", .entry = "sj_decode_attention",
+          .baked = {{"kHeads", p.n_head}, {"kHeadsKv", p.n_head_kv}, {"kHeadDim", p.head_dim}, {"kRot", p.n_rot},
+                    {"kIsInterleaved", p.is_interleaved}, {"kHasQkNorm", p.has_qk_norm}, {"kEps", p.eps}, {"kScale", p.scale},
+                    {"kMagnitude", p.magnitude}, {"kWindowTokens", p.window_tokens}, {"kPageTokens", kKvPageTokens},
+                    {"kSplitPages", split_pages}, {"kStages", n_stages}, {"kCluster", cluster}, {"kGroups", n_groups},
+                    {"kDimParts", kDimParts}},
+          .launch = {.grid = {cluster * n_groups, head_groups}, .block = {32 * (kKvPageTokens / 16) * kDimParts},
+                     .dynamic_smem_bytes = n_stages * page_bytes},
+          .cost = {.bytes = 4.0 * (p.n_head + 2.0 * p.n_head_kv) * p.head_dim + quant_vec_bytes(p.n_head * p.head_dim), .flops = 0}};
+}
+
+namespace {
+uint64_t baked_value(const KernelSpec& spec, std::string_view name) {
+  for (const Baked& b : spec.baked)
+    if (b.name == name) return static_cast<uint64_t>(std::get<int64_t>(b.value));
+  return 0;
+}
+}  // namespace
+
+uint64_t decode_attention_partial_bytes(const KernelSpec& spec) {
+  const uint64_t n_groups = baked_value(spec, "kGroups");
+  return n_groups == 1 ? 16 : spec.launch.grid.y * n_groups * 8 * (baked_value(spec, "kHeadDim") + 2) * 4;
+}
+uint64_t decode_attention_counter_bytes(const KernelSpec& spec) { return 4 * spec.launch.grid.y * baked_value(spec, "kCluster"); }
+
+}  // namespace sj
