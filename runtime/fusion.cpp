@@ -1,5 +1,6 @@
 // The list of fusion rules, and the simple ones: a producer followed by the residual sum writes the sum itself.
 // Each rule is one function (ctx, op_idx) -> ops consumed; 0: no match.
+#include "runtime/fusion_decode.h"
 #include "runtime/generic_ops.h"
 #include "runtime/lowering.h"
 
@@ -48,6 +49,10 @@ size_t fuse_combine_residual(LoweringContext& ctx, size_t i) {
 
 std::span<const FusionRule> fusion_rules() {
   static const std::vector<FusionRule> kRules = {
+      {"decode_attention", fuse_decode_attention},
+      {"decode_moe", fuse_decode_moe},
+      {"decode_ffn", fuse_decode_ffn},
+      {"decode_head", fuse_decode_head},
       {"matmul_residual", fuse_matmul_residual},
       {"norm_residual", fuse_norm_residual},
       {"combine_residual", fuse_combine_residual},
