@@ -99,6 +99,8 @@ static inline uint32_t fma_half2(uint32_t a, uint32_t b, uint32_t c) {
 }
 static inline float exp2_approx(float x) { return exp2f(x); }
 static inline float rcp_approx(float x) { return 1.0f / x; }
+static inline void compute_here(uint32_t&) {}
+static inline void compute_here(float&) {}
 
 // ---- loads and stores of global memory
 
@@ -176,6 +178,15 @@ static inline void bulk_copy_to_shared(void* shared, const void* global, uint32_
 }
 static inline void bulk_prefetch_l2(const void*, uint32_t) {}
 static inline void fence_proxy_async() {}
+
+// ---- clusters of one block: a larger one ends the kernel at its first read of another block's memory
+
+static inline uint32_t cluster_rank() { return 0; }
+static inline void cluster_sync() { __syncthreads(); }
+static inline float load_cluster_f32(const float* p, uint32_t rank) {
+  if (rank != 0) soft_ops->fail("a cluster of more than one block, which the software GPU has not");
+  return *p;
+}
 
 // ---- tensor cores: all 32 lanes bring their fragments, the last one multiplies. Fragment layouts: see ptx.cuh.
 
