@@ -23,6 +23,7 @@ namespace sj {
 namespace {
 
 constexpr uint32_t kAllLogitsTokens = 64;   // a batch whose logits are all wanted: more would take much memory
+constexpr uint32_t kAttendTokens[] = {256, 1280, 5120, 20480, 81920};   // one-token steps for the positions below
 constexpr uint32_t kStepsAhead = 4;         // decode steps enqueued beyond the last token that the host has seen
 constexpr uint32_t kHostSlots = 16;         // step inputs that may be on their way to the device
 static_assert(kStepsAhead < kTokenRingSlots);
@@ -86,14 +87,20 @@ class CudaSession : public Session {
   GenerateStats generate(std::span<const TokenId> prompt, const GenerateOptions& options,
                          const std::function<bool(TokenId)>& on_token) override;
 
-  Cost decode_cost(uint32_t n_past) const override { return decode().cost(n_past + 1); }
+  Cost decode_cost(uint32_t n_past) const override { return decode(n_past).cost(n_past + 1); }
   uint32_t launches_per_token() const override { return static_cast<uint32_t>(decode().launches.size()); }
   double peak_gb_per_s() const override { return device_.bandwidth_gb_per_s; }
   std::vector<OpTiming> profile_decode(uint32_t n_repeats) override;
 
  private:
-  const Plan& decode() const { return plans_[kDecodeStep]; }
-  const Plan& plan_for(size_t n_tokens) const { return n_tokens == 1 || plans_.size() == 1 ? decode() : plans_[kBatchStep]; }
+  /// The one-token plan for the position; the first that reaches so far does least.
+  const Plan& decode(uint32_t position) const {
+    for (const Plan& plan : plans_)
+      if (plan.attend_tokens == 0 || position < plan.attend_tokens) return plan;
+    return plans_.back();
+  }
+  const Plan& decode() const { return decode(n_past_); }
+  const Plan& plan_for(size_t n_tokens) const { return n_tokens == 1 ? decode() : plans_.back(); }
   bool samples(const Plan& plan) const { return !plan.all_logits; }
 
   void load(const SessionOptions& options, const std::vector<Lowered>& steps);
@@ -184,7 +191,8 @@ void CudaSession::load(const SessionOptions& options, const std::vector<Lowered>
                            reinterpret_cast<const uint32_t*>(memory_->host_ptr("nan_step")));
   inputs_ = std::make_unique<StepInputs>(drv, plans_.back().n_tokens);
   host_logits_ = PinnedBuffer(drv, model().n_vocab * sizeof(float), "logits");
-  executor_.capture(plans_[kDecodeStep]);
+  for (Plan& plan : plans_)
+    if (plan.n_tokens == 1) executor_.capture(plan);
 }
 
 void CudaSession::write_inputs(uint32_t n_tokens, TokenId token, std::span<const TokenId> tokens) {
@@ -260,7 +268,8 @@ uint32_t CudaSession::decode_greedy(uint32_t n_max, bool stop_at_eog, const std:
   const uint32_t n_steps = n_max - 1;
   uint32_t n_launched = 0, n_new = 0;
   for (uint32_t i = 0; i < n_max; ++i) {
-    for (; n_launched < n_steps && n_launched < i + kStepsAhead; ++n_launched, ++step_idx_) executor_.run(decode());
+    for (; n_launched < n_steps && n_launched < i + kStepsAhead; ++n_launched, ++step_idx_)
+      executor_.run(decode(base_past + n_launched));
     const TokenId id = i == 0 && has_first ? first : executor_.wait_for_token(first_step + i - (has_first ? 1 : 0));
     if (is_stop(id, stop_at_eog)) break;
     ++n_new;
@@ -328,12 +337,18 @@ std::vector<OpTiming> CudaSession::profile_decode(uint32_t n_repeats) {
 
 std::vector<Lowered> lower_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options) {
   const uint32_t max_ctx_tokens = context_tokens(model, options.max_ctx_tokens);
-  const LoweringOptions lowering{.activations = options.activations};
-  const auto lower = [&](uint32_t n_tokens, bool all_logits) {
+  const auto lower = [&](uint32_t n_tokens, bool all_logits, uint32_t attend_tokens = 0) {
+    LoweringOptions lowering{.activations = options.activations, .attend_tokens = attend_tokens};
     const OpGraph graph = build_graph(model, {.n_tokens = n_tokens, .max_ctx_tokens = max_ctx_tokens, .all_logits = all_logits});
     return lower_graph(graph, model, device, lowering);
   };
   std::vector<Lowered> steps;
+  for (uint32_t attend_tokens : kAttendTokens) {
+    if (attend_tokens >= max_ctx_tokens) break;
+    Lowered step = lower(1, false, attend_tokens);
+    if (step.attend_tokens == 0) break;   // nothing in it depends on the position
+    steps.push_back(std::move(step));
+  }
   steps.push_back(lower(1, false));
   uint32_t n_batch = std::min(options.prefill_tokens, max_ctx_tokens);
   if (options.expect_all_logits) n_batch = std::min(n_batch, kAllLogitsTokens);

@@ -12,10 +12,9 @@
 
 namespace sj {
 
-inline constexpr size_t kDecodeStep = 0;   ///< index of the one-token step
-inline constexpr size_t kBatchStep = 1;    ///< index of the batched step; absent when prefill_tokens is 1
-
-/// The steps of a session: what it compiles, places and runs. Throws kUnsupported as lower_graph does.
+/// The steps of a session: what it compiles, places and runs. First the one-token steps, each for more positions than the one
+/// before (Lowered::attend_tokens; the last serves the whole context), then the batched step unless prefill_tokens is 1.
+/// Throws kUnsupported as lower_graph does.
 std::vector<Lowered> lower_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options);
 
 /// `steps` as lower_steps made them for this device. Throws kCuda, kUnsupported, kCompile, kIo.

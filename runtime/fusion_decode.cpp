@@ -213,7 +213,7 @@ std::optional<AttentionHalf> read_attention(LoweringContext& ctx, size_t i) {
 
 DecodeMatrix matrix_of(const MatmulOp& matmul) { return {matmul.weight.dtype, narrow(matmul.weight.n_rows)}; }
 
-DecodeAttentionParams attention_params(const LoweringContext& ctx, const AttentionHalf& half) {
+DecodeAttentionParams attention_params(LoweringContext& ctx, const AttentionHalf& half) {
   const AttentionOp& a = *half.attention;
   const RopeDesc& rope = half.rope_q->rope;
   return {.n_head = a.n_head, .n_head_kv = a.n_head_kv, .head_dim = a.head_dim, .n_rot = rope.n_rot,

@@ -92,6 +92,7 @@ struct LoweredLaunch {
 struct Lowered {
   uint32_t n_tokens = 0;           ///< tokens a step, at most
   bool all_logits = false;
+  uint32_t attend_tokens = 0;      ///< one-token steps laid out for so many positions; 0: serves the whole context
   std::vector<LoweredLaunch> launches;
   std::vector<WeightUse> weights;
   std::vector<LoweredValue> values;

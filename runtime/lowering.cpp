@@ -98,6 +98,11 @@ BufferRef LoweringContext::new_value(std::string name, uint64_t n_bytes) {
   return {BufferKind::kValue, static_cast<uint32_t>(lowered_.values.size() - 1), 0};
 }
 
+uint32_t LoweringContext::attend_tokens() {
+  if (options_.attend_tokens == 0 || options_.attend_tokens >= max_ctx_tokens()) return max_ctx_tokens();
+  return lowered_.attend_tokens = options_.attend_tokens;
+}
+
 const BufferRef* LoweringContext::find_form(ValueId id, const std::string& form) const {
   const auto found = forms_.find({id, form});
   return found == forms_.end() ? nullptr : &found->second;

@@ -40,7 +40,8 @@ class LoweringContext {
   /// The KV cache holds floats instead of halves: with float32 activations, for comparisons.
   bool is_kv_f32() const { return options_.activations == ActivationMode::kF32; }
   uint32_t n_tokens() const { return graph_.options.n_tokens; }
-  uint32_t attend_tokens() const { return options_.attend_tokens == 0 ? max_ctx_tokens() : options_.attend_tokens; }
+  /// Positions to lay the step out for; asking makes the step one that serves no more than these.
+  uint32_t attend_tokens();
   uint32_t max_ctx_tokens() const { return graph_.options.max_ctx_tokens; }
 
   size_t n_ops() const { return graph_.ops.size(); }

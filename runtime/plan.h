@@ -30,6 +30,7 @@ struct PlannedLaunch {
 struct Plan {
   uint32_t n_tokens = 0;       ///< most tokens a step
   bool all_logits = false;     ///< false: logits of the last token, and the next token is sampled greedily
+  uint32_t attend_tokens = 0;  ///< one-token plans: positions below this; 0: the whole context
   std::vector<PlannedLaunch> launches;
   GraphExec graph;             ///< empty: launched one by one
 

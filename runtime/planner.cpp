@@ -113,7 +113,7 @@ std::vector<LoadedKernel> load_kernels(const Driver& drv, KernelCache& cache, co
 
 Plan make_plan(const Lowered& step, const ArenaPlan& arena, const DeviceMemory& memory, std::span<const LoadedKernel> kernels,
                std::span<const uint32_t> of_launch) {
-  Plan plan{.n_tokens = step.n_tokens, .all_logits = step.all_logits, .launches = {}, .graph = {}};
+  Plan plan{.n_tokens = step.n_tokens, .all_logits = step.all_logits, .attend_tokens = step.attend_tokens, .launches = {}, .graph = {}};
   for (size_t i = 0; i < step.launches.size(); ++i) {
     const LoweredLaunch& launch = step.launches[i];
     PlannedLaunch planned{.kernel = &kernels[of_launch[i]], .shape = launch.spec.launch, .args = launch.args,
