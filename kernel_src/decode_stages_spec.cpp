@@ -151,6 +151,8 @@ KernelSpec decode_head_spec(const DecodeHeadParams& p, const DeviceInfo& device)
   constexpr uint32_t kWarps = 8;
   const uint64_t row_bytes = decode_row_bytes(kFamily, p.dtype, p.n_cols);
   require_rule(p.n_rows != 0, "{}: no rows", kFamily);
+  require_rule(normed_vec_bytes(p.n_cols) <= kStaticSmemBytes, "{}: the input takes {} bytes of shared memory, at most {}", kFamily,
+               normed_vec_bytes(p.n_cols), kStaticSmemBytes);
   // As many rows in flight as fit, up to 3 slots of 4 rows a warp: that saturates memory with one block an SM.
   const uint64_t budget = std::min<uint64_t>(device.smem_per_block_bytes, 176 * 1024) - normed_vec_bytes(p.n_cols) - 2048;
   uint32_t slot_rows = 4;
@@ -185,7 +187,10 @@ KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInf
   // Splits meet in clusters through shared memory. Clusters are known to work on 9.0; where they are not, through memory.
   const uint32_t max_cluster = device.compute_major == 9 ? kMaxCluster : 1;
   const uint32_t cluster = std::min(max_cluster, std::bit_ceil(n_pages));
-  const uint32_t max_groups = std::max(1u, device.n_sms / (cluster * head_groups));
+  // One cluster a head group, as long as its blocks have few pages: groups of clusters meet through memory, which costs more
+  // than some pages. Beyond, as many groups as fill the card.
+  constexpr uint32_t kFewPages = 3;
+  const uint32_t max_groups = n_pages <= cluster * kFewPages ? 1 : std::max(1u, device.n_sms / (cluster * head_groups));
   const uint32_t n_groups = std::min(ceil_div(n_pages, cluster), max_groups);
   const uint32_t split_pages = ceil_div(n_pages, cluster * n_groups);
   const uint32_t page_bytes = 4 * kKvPageTokens * p.head_dim;   // K and V
@@ -197,7 +202,7 @@ KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInf
           .baked = {{"kHeads", p.n_head}, {"kHeadsKv", p.n_head_kv}, {"kHeadDim", p.head_dim}, {"kRot", p.n_rot},
                     {"kIsInterleaved", p.is_interleaved}, {"kHasQkNorm", p.has_qk_norm}, {"kEps", p.eps}, {"kScale", p.scale},
                     {"kMagnitude", p.magnitude}, {"kWindowTokens", p.window_tokens}, {"kPageTokens", kKvPageTokens},
-                    {"kSplitPages", split_pages}, {"kStages", n_stages}, {"kCluster", cluster}, {"kGroups", n_groups},
+                    {"kStages", n_stages}, {"kCluster", cluster}, {"kGroups", n_groups},
                     {"kDimParts", kDimParts}},
           .launch = {.grid = {cluster * n_groups, head_groups}, .block = {32 * (kKvPageTokens / 16) * kDimParts},
                      .dynamic_smem_bytes = n_stages * page_bytes},

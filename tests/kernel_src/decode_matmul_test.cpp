@@ -1,0 +1,388 @@
+// The decode stages that multiply matrices: decode_gemv, decode_glu, decode_moe_down, decode_head.
+#include "kernel_src/args/decode_gemv.h"
+#include "kernel_src/args/decode_glu.h"
+#include "kernel_src/args/decode_head.h"
+#include "kernel_src/args/decode_moe_down.h"
+#include "kernel_src/decode_stages_spec.h"
+#include "tests/kernel_src/decode_data.h"
+
+namespace sj::test {
+namespace {
+
+const DeviceInfo& rtx5090() {
+  static const DeviceInfo device = require_device_profile("rtx5090");
+  return device;
+}
+
+// ---- specs
+
+TEST(DecodeMatmulSpec, BuffersHaveTheSizesOfTheDeviceStructs) {
+  EXPECT_EQ(quant_vec_bytes(32), 48u);            // 32 int8, 4 floats
+  EXPECT_EQ(quant_vec_bytes(2048), 64u * 48);
+  EXPECT_EQ(normed_vec_bytes(32), 64u);           // and 2 sums, padded to 16
+  EXPECT_EQ(normed_vec_bytes(2048), 64u * 48 + 128 * 4);
+  EXPECT_EQ(normed_vec_bytes(96), 3u * 48 + 32);  // 6 sums of 4 bytes, padded to 16
+}
+
+TEST(DecodeMatmulSpec, MatricesLieOneBelowTheOther) {
+  const KernelSpec spec = decode_gemv_spec({.matrices = {{DType::kQ4_K, 100}, {DType::kQ6_K, 20}, {DType::kQ8_0, 8}}, .n_cols = 512}, rtx5090());
+  EXPECT_EQ(baked_int(spec, "kTileRows"), 8);
+  EXPECT_EQ(baked_int(spec, "kRowsOut"), 128);
+  EXPECT_EQ(spec.launch.grid.x, 13u + 3 + 1);
+  EXPECT_EQ(spec.launch.dynamic_smem_bytes, 8 * row_record_bytes(DType::kQ8_0, 512)) << "the largest record counts";
+  const std::string text = baked_header(spec);
+  EXPECT_NE(text.find("kMatrixFirstBlock[3] = {0, 13, 16}"), std::string::npos) << text;
+  EXPECT_NE(text.find("kMatrixFirstOut[3] = {0, 100, 120}"), std::string::npos) << text;
+}
+
+TEST(DecodeMatmulSpec, TilesGrowWithTheRowsAnSmHas) {
+  const DecodeGemvParams p = {.matrices = {{DType::kQ4_0, 640}}, .n_cols = 512};
+  EXPECT_EQ(baked_int(decode_gemv_spec(p, rtx5090()), "kTileRows"), 8);
+  EXPECT_EQ(baked_int(decode_gemv_spec(p, with_sms(rtx5090(), 16)), "kTileRows"), 20);
+  EXPECT_EQ(baked_int(decode_gemv_spec(p, with_sms(rtx5090(), 2)), "kTileRows"), 32);
+}
+
+TEST(DecodeMatmulSpec, GemvRefusesWhatItCannotServe) {
+  const auto make = [](DecodeGemvParams p) { return [p] { decode_gemv_spec(p, rtx5090()); }; };
+  EXPECT_TRUE(is_refused(make({.matrices = {}, .n_cols = 512}), "decode_gemv: expected 1 to 4 matrices, found 0"));
+  EXPECT_TRUE(is_refused(make({.matrices = std::vector<DecodeMatrix>(5, {DType::kQ4_0, 8}), .n_cols = 512}), "found 5"));
+  EXPECT_TRUE(is_refused(make({.matrices = {{DType::kF16, 8}}, .n_cols = 512}), "int8 activations go with quantised weights, found F16"));
+  EXPECT_TRUE(is_refused(make({.matrices = {{DType::kQ4_0, 0}}, .n_cols = 512}), "a matrix without rows"));
+  EXPECT_TRUE(is_refused(make({.matrices = {{DType::kQ4_0, 8}}, .n_cols = 0}), "0 columns are not a positive multiple of 32"));
+  EXPECT_TRUE(is_refused(make({.matrices = {{DType::kQ4_0, 8}}, .n_cols = 48}), "48 columns"));
+  EXPECT_TRUE(is_refused(make({.matrices = {{DType::kQ4_K, 8}}, .n_cols = 288}), "256"));
+  EXPECT_TRUE(is_refused(make({.matrices = {{DType::kQ4_0, 48}}, .n_cols = 512, .finishes_rows = true}), "48 rows are not a multiple of 32"));
+  EXPECT_TRUE(is_refused(make({.matrices = {{DType::kQ4_0, 32}, {DType::kQ4_0, 32}}, .n_cols = 512, .finishes_rows = true}), "one matrix finishes rows, not 2"));
+  EXPECT_TRUE(is_refused(make({.matrices = {{DType::kQ4_0, 32}}, .n_cols = 65536, .is_normed = true}), "input and sums take"));
+  EXPECT_TRUE(is_refused(make({.matrices = {{DType::kQ8_0, 32}}, .n_cols = 16384, .finishes_rows = true}), "don't fit the 101376 of a block"));
+}
+
+TEST(DecodeMatmulSpec, ExpertStagesRefuseWhatTheyCannotServe) {
+  const auto glu = [](DecodeGluParams p) { return [p] { decode_glu_spec(p, rtx5090()); }; };
+  EXPECT_TRUE(is_refused(glu({.n_cols = 256, .n_ff = 48}), "decode_glu: 48 hidden values are not a positive multiple of 32"));
+  EXPECT_TRUE(is_refused(glu({.n_cols = 256, .n_ff = 64, .n_experts = 64, .n_used = 8}), "expected 128, 256, 384 or 512 experts, found 64"));
+  EXPECT_TRUE(is_refused(glu({.n_cols = 256, .n_ff = 64, .n_experts = 640, .n_used = 8}), "found 640"));
+  EXPECT_TRUE(is_refused(glu({.n_cols = 256, .n_ff = 64, .n_experts = 128, .n_used = 33}), "33 experts a token"));
+  EXPECT_TRUE(is_refused(glu({.n_cols = 256, .n_ff = 64, .n_used = 2}), "2 experts a token"));
+  EXPECT_TRUE(is_refused(glu({.dtype = DType::kBF16, .n_cols = 256, .n_ff = 64}), "found BF16"));
+  const auto down = [](DecodeMoeDownParams p) { return [p] { decode_moe_down_spec(p, rtx5090()); }; };
+  EXPECT_TRUE(is_refused(down({DType::kQ4_K, 256, 256, 128, 6}), "decode_moe_down: expected 2, 4 or 8 experts a token, found 6"));
+  EXPECT_TRUE(is_refused(down({DType::kQ4_K, 256, 256, 0, 8}), "expected 128, 256, 384 or 512 experts, found 0"));
+  EXPECT_TRUE(is_refused(down({DType::kQ4_K, 240, 256, 128, 8}), "240 rows are not a positive multiple of 32"));
+  EXPECT_TRUE(is_refused(down({DType::kQ4_K, 256, 128, 128, 8}), "256"));
+  EXPECT_TRUE(is_refused(down({DType::kQ8_0, 256, 4096, 128, 8}), "input and sums take"));
+  EXPECT_TRUE(is_refused(down({DType::kQ8_0, 256, 2048, 128, 8}), "don't fit the 101376 of a block"));
+}
+
+TEST(DecodeMatmulSpec, HeadRefusesWhatItCannotServe) {
+  const auto make = [](DecodeHeadParams p) { return [p] { decode_head_spec(p, rtx5090()); }; };
+  EXPECT_TRUE(is_refused(make({.dtype = DType::kF32, .n_rows = 10, .n_cols = 256}), "found F32"));
+  EXPECT_TRUE(is_refused(make({.n_rows = 0, .n_cols = 256}), "decode_head: no rows"));
+  EXPECT_TRUE(is_refused(make({.dtype = DType::kQ8_0, .n_rows = 10, .n_cols = 16384}), "don't fit the 101376 bytes"));
+  EXPECT_TRUE(is_refused(make({.dtype = DType::kQ2_K, .n_rows = 10, .n_cols = 65536}), "the input takes 114688 bytes of shared memory"));
+}
+
+TEST(DecodeMatmulSpec, HeadCoversEveryRowAndFitsItsRing) {
+  for (const DeviceInfo& device : profiled_devices())
+    for (const uint32_t n_rows : {1u, 49152u, 151936u}) {
+      const KernelSpec spec = decode_head_spec({.dtype = DType::kQ6_K, .n_rows = n_rows, .n_cols = 2048}, device);
+      EXPECT_GE(uint64_t{spec.launch.grid.x} * 8 * uint64_t(baked_int(spec, "kWarpRows")), n_rows);
+      EXPECT_LE(spec.launch.dynamic_smem_bytes + normed_vec_bytes(2048) + 1024, device.smem_per_block_bytes);
+    }
+}
+
+// ---- compilation
+
+struct ModelShape {
+  const char* name;
+  uint32_t d_model, n_head, n_head_kv, head_dim, n_ff;
+  DType q, v, up, down, head;
+  bool has_bias;
+};
+void PrintTo(const ModelShape& m, std::ostream* out) { *out << m.name; }
+
+class DecodeMatmulCompile : public ::testing::TestWithParam<ModelShape> {};
+
+TEST_P(DecodeMatmulCompile, EveryStageOfTheModelFitsEveryCard) {
+  SJ_SKIP_WITHOUT_NVRTC();
+  const ModelShape& m = GetParam();
+  const uint32_t q = m.n_head * m.head_dim, kv = m.n_head_kv * m.head_dim;
+  EXPECT_TRUE(fits_profiled_devices([&](const DeviceInfo& device) {
+    return decode_gemv_spec({.matrices = {{m.q, q}, {m.q, kv}, {m.v, kv}}, .n_cols = m.d_model, .is_normed = true, .has_bias = m.has_bias, .eps = 1e-6f}, device);
+  }));
+  EXPECT_TRUE(fits_profiled_devices([&](const DeviceInfo& device) {
+    return decode_gemv_spec({.matrices = {{m.q, m.d_model}}, .n_cols = q, .finishes_rows = true}, device);
+  }));
+  EXPECT_TRUE(fits_profiled_devices([&](const DeviceInfo& device) {
+    return decode_glu_spec({.dtype = m.up, .n_cols = m.d_model, .n_ff = m.n_ff, .eps = 1e-6f}, device);
+  }));
+  // 16 rows of 12288 columns and more don't fit the 99 KB of a block on the smaller cards.
+  const std::vector<DeviceInfo> devices = m.n_ff < 12288 ? profiled_devices() : std::vector{require_device_profile("h200")};
+  EXPECT_TRUE(fits_devices(devices, [&](const DeviceInfo& device) {
+    return decode_gemv_spec({.matrices = {{m.down, m.d_model}}, .n_cols = m.n_ff, .finishes_rows = true}, device);
+  }));
+  EXPECT_TRUE(fits_profiled_devices([&](const DeviceInfo& device) {
+    return decode_head_spec({.dtype = m.head, .n_rows = 49152, .n_cols = m.d_model, .has_bias = m.has_bias, .eps = 1e-6f}, device);
+  }));
+}
+INSTANTIATE_TEST_SUITE_P(
+    Models, DecodeMatmulCompile,
+    ::testing::Values(
+        ModelShape{"Qwen3_8B", 4096, 32, 8, 128, 12288, DType::kQ4_K, DType::kQ6_K, DType::kQ4_K, DType::kQ6_K, DType::kQ6_K, false},
+        ModelShape{"Qwen2_7B", 3584, 28, 4, 128, 18944, DType::kQ4_K, DType::kQ6_K, DType::kQ4_K, DType::kQ4_K, DType::kQ6_K, true},
+        ModelShape{"SmolLM2", 576, 9, 3, 64, 1536, DType::kQ4_1, DType::kQ8_0, DType::kQ4_1, DType::kQ8_0, DType::kQ8_0, false}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(ExpertsCompile, Qwen3_30B_A3BFitsEveryCard) {
+  SJ_SKIP_WITHOUT_NVRTC();
+  EXPECT_TRUE(fits_profiled_devices([](const DeviceInfo& device) {
+    return decode_gemv_spec({.matrices = {{DType::kQ4_K, 4096}, {DType::kQ4_K, 512}, {DType::kQ6_K, 512}}, .n_cols = 2048, .is_normed = true, .eps = 1e-6f}, device);
+  }));
+  EXPECT_TRUE(fits_profiled_devices([](const DeviceInfo& device) {
+    return decode_gemv_spec({.matrices = {{DType::kQ4_K, 2048}}, .n_cols = 4096, .finishes_rows = true}, device);
+  }));
+  for (const DType dtype : {DType::kQ4_K, DType::kQ6_K})
+    EXPECT_TRUE(fits_profiled_devices([&](const DeviceInfo& device) { return decode_moe_down_spec({dtype, 2048, 768, 128, 8}, device); }));
+  EXPECT_TRUE(fits_profiled_devices([](const DeviceInfo& device) {
+    return decode_glu_spec({.dtype = DType::kQ4_K, .n_cols = 2048, .n_ff = 768, .n_experts = 128, .n_used = 8, .eps = 1e-6f}, device);
+  }));
+  EXPECT_TRUE(fits_profiled_devices([](const DeviceInfo& device) {
+    return decode_head_spec({.dtype = DType::kQ6_K, .n_rows = 151936, .n_cols = 2048, .eps = 1e-6f}, device);
+  }));
+}
+
+class TypesCompile : public ::testing::TestWithParam<DType> {};
+TEST_P(TypesCompile, FitsEveryCard) {
+  SJ_SKIP_WITHOUT_NVRTC();
+  EXPECT_TRUE(fits_profiled_devices([](const DeviceInfo& device) {
+    return decode_gemv_spec({.matrices = {{GetParam(), 2048}}, .n_cols = 2048, .is_normed = true, .eps = 1e-6f}, device);
+  }));
+}
+INSTANTIATE_TEST_SUITE_P(Types, TypesCompile, ::testing::ValuesIn(quantised_types()), [](const auto& info) { return std::string(dtype_name(info.param)); });
+
+// ---- results
+
+/// One launch of decode_gemv against float64, on a card of `n_sms` SMs (0: the device's own number).
+void check_gemv(const DecodeGemvParams& p, uint32_t n_sms = 0) {
+  KernelRunner gpu;
+  const DeviceInfo device = with_sms(gpu.device(), n_sms == 0 ? gpu.device().n_sms : n_sms);
+  const KernelSpec spec = decode_gemv_spec(p, device);
+  SCOPED_TRACE(kernel_label(spec));
+  const std::vector<float> x = random_floats(p.n_cols, 1), norm = random_floats(p.n_cols, 2);
+  const NormedInput normed = normed_input(x, norm, double(p.eps));
+  const QuantisedVec plain = quantise(x);
+  const ref::Vec& values = p.is_normed ? normed.values : plain.values;
+  DecodeGemvArgs args = {.weights = {}, .bias = {}, .x = gpu.upload(p.is_normed ? normed.bytes : plain.bytes), .residual = nullptr, .y = nullptr,
+                         .next_norm = nullptr, .next = nullptr};
+  ref::Vec want, bound;
+  for (std::size_t i = 0; i < p.matrices.size(); ++i) {
+    const TestMatrix m = random_matrix(p.matrices[i].dtype, p.matrices[i].n_rows, p.n_cols, 10 + i);
+    const std::vector<float> bias = random_floats(m.n_rows, 20 + i);
+    args.weights[i] = upload_matrix(gpu, m);
+    if (p.has_bias) args.bias[i] = gpu.upload(bias);
+    ref::Vec y = ref::matmul(m.values, values, m.n_rows, m.n_cols), b = decode_dot_bound(m, values, p.is_normed ? rms_roundings(p.n_cols) : 0);
+    for (std::size_t r = 0; r < m.n_rows; ++r) {
+      if (p.has_bias) y[r] += double(bias[r]), b[r] += 2 * kRoundF32 * (std::fabs(y[r]) + std::fabs(double(bias[r])));
+      want.push_back(y[r]), bound.push_back(b[r]);
+    }
+  }
+  const std::size_t n = want.size();
+  const std::vector<float> residual = random_floats(n, 3), next_norm = random_floats(n, 4);
+  args.y = gpu.alloc<float>(n + 1);
+  if (p.finishes_rows) {
+    args.residual = gpu.upload(residual), args.next_norm = gpu.upload(next_norm);
+    args.next = gpu.alloc<uint8_t>(normed_vec_bytes(uint32_t(n)));
+    for (std::size_t r = 0; r < n; ++r) want[r] += double(residual[r]), bound[r] += 2 * kRoundF32 * (std::fabs(want[r]) + std::fabs(double(residual[r])));
+  }
+  gpu.run(spec, args);
+  std::vector<float> y = gpu.download(args.y, n + 1);
+  EXPECT_EQ(y.back(), unwritten());
+  y.pop_back();
+  if (p.finishes_rows)
+    EXPECT_TRUE(is_finished(y, gpu.download(static_cast<const uint8_t*>(args.next), normed_vec_bytes(uint32_t(n))), want, bound, next_norm));
+  else
+    EXPECT_TRUE(is_close(y, want, bound));
+}
+
+class DecodeGemvDevice : public ::testing::TestWithParam<DType> {};
+TEST_P(DecodeGemvDevice, MatchesF64) {
+  SJ_SKIP_WITHOUT_GPU();
+  check_gemv({.matrices = {{GetParam(), 44}}, .n_cols = 768, .is_normed = true, .eps = 1e-5f});
+}
+TEST_P(DecodeGemvDevice, FinishesRows) {
+  SJ_SKIP_WITHOUT_GPU();
+  check_gemv({.matrices = {{GetParam(), 32}}, .n_cols = 512, .finishes_rows = true});
+}
+INSTANTIATE_TEST_SUITE_P(Types, DecodeGemvDevice, ::testing::ValuesIn(quantised_types()), [](const auto& info) { return std::string(dtype_name(info.param)); });
+
+TEST(DecodeGemvDevice, MixesTypesOfMatricesWithBiases) {
+  SJ_SKIP_WITHOUT_GPU();
+  check_gemv({.matrices = {{DType::kQ4_K, 36}, {DType::kQ4_K, 13}, {DType::kQ6_K, 9}, {DType::kQ8_0, 1}}, .n_cols = 512, .is_normed = true, .has_bias = true, .eps = 1e-6f});
+}
+
+TEST(DecodeGemvDevice, TallTilesAndTheirTails) {
+  SJ_SKIP_WITHOUT_GPU();
+  check_gemv({.matrices = {{DType::kQ4_0, 70}, {DType::kQ8_0, 33}}, .n_cols = 576, .is_normed = true, .eps = 1e-5f}, 1);   // tiles of 32
+  check_gemv({.matrices = {{DType::kQ5_1, 70}}, .n_cols = 576}, 2);                                                        // tiles of 20
+}
+
+TEST(DecodeGemvDevice, ColumnsOfFewAndManySlices) {
+  SJ_SKIP_WITHOUT_GPU();
+  check_gemv({.matrices = {{DType::kQ4_1, 10}}, .n_cols = 32, .is_normed = true, .eps = 1e-5f});     // one chunk, seven warps idle
+  check_gemv({.matrices = {{DType::kQ4_K, 12}}, .n_cols = 2304, .is_normed = true, .eps = 1e-5f});   // nine slices over eight warps
+  check_gemv({.matrices = {{DType::kQ6_K, 32}}, .n_cols = 4352, .finishes_rows = true, .has_bias = true});   // 17 over 16
+  check_gemv({.matrices = {{DType::kIQ4_NL, 64}}, .n_cols = 1312, .finishes_rows = true});           // a slice of one chunk
+}
+
+TEST(DecodeGemvDevice, ZeroVectorGivesTheBias) {
+  SJ_SKIP_WITHOUT_GPU();
+  KernelRunner gpu;
+  const TestMatrix m = random_matrix(DType::kQ4_K, 8, 256, 1);
+  const std::vector<float> bias = random_floats(8, 2);
+  DecodeGemvArgs args = {.weights = {upload_matrix(gpu, m)}, .bias = {gpu.upload(bias)}, .x = gpu.upload(quantise(std::vector<float>(256)).bytes),
+                         .residual = nullptr, .y = gpu.alloc<float>(8), .next_norm = nullptr, .next = nullptr};
+  gpu.run(decode_gemv_spec({.matrices = {{m.dtype, 8}}, .n_cols = 256, .has_bias = true}, gpu.device()), args);
+  EXPECT_EQ(gpu.download(args.y, 8), bias);
+}
+
+/// Logits whose `k` largest are spread and far from the others; NaN and infinities are not among them.
+std::vector<float> router_logits(uint32_t n_experts, uint64_t seed) { return random_floats(n_experts, seed, 2.0); }
+
+/// act(gate) * up of one expert, and how far the device may be from it.
+void append_hidden(const DecodeGluParams& p, const TestMatrix& gate, const TestMatrix& up, const ref::Vec& x, ref::Vec& want, ref::Vec& bound) {
+  const ref::Vec g = ref::matmul(gate.values, x, gate.n_rows, p.n_cols), u = ref::matmul(up.values, x, up.n_rows, p.n_cols);
+  const ref::Vec g_bound = decode_dot_bound(gate, x, rms_roundings(p.n_cols)), u_bound = decode_dot_bound(up, x, rms_roundings(p.n_cols));
+  const ref::Vec h = ref::glu(g, u, p.is_gelu ? ref::Act::kGeluTanh : ref::Act::kSilu);
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    want.push_back(h[i]);
+    // Both activations have slopes below 1.2 and |act(x)| <= |x|; their own error is a few ulp of |x| (exp and a division).
+    bound.push_back(1.2 * g_bound[i] * std::fabs(u[i]) + u_bound[i] * std::fabs(g[i]) + 32 * kRoundF32 * std::fabs(g[i] * u[i]));
+  }
+}
+
+void check_glu(const DecodeGluParams& p) {
+  KernelRunner gpu;
+  const KernelSpec spec = decode_glu_spec(p, gpu.device());
+  SCOPED_TRACE(kernel_label(spec));
+  const uint32_t n_matrices = std::max(p.n_experts, 1u);
+  const TestMatrix gate = random_matrix(p.dtype, std::size_t{n_matrices} * p.n_ff, p.n_cols, 1), up = random_matrix(p.dtype, std::size_t{n_matrices} * p.n_ff, p.n_cols, 2);
+  const std::vector<float> x = random_floats(p.n_cols, 3), norm = random_floats(p.n_cols, 4), logits = router_logits(std::max(p.n_experts, 1u), 5);
+  const NormedInput in = normed_input(x, norm, double(p.eps));
+  const uint32_t dim = p.n_used * p.n_ff;
+  const DecodeGluArgs args = {.gate = upload_matrix(gpu, gate), .up = upload_matrix(gpu, up), .x = gpu.upload(in.bytes),
+                              .logits = p.n_experts > 0 ? gpu.upload(logits) : nullptr, .h = gpu.alloc<uint8_t>(quant_vec_bytes(dim))};
+  gpu.run(spec, args);
+  ref::Vec want, bound;
+  const std::vector<int> ids = p.n_experts > 0 ? ref::top_k(ref::to_f64(logits), p.n_used) : std::vector<int>{0};
+  for (const int id : ids)
+    append_hidden(p, rows_of(gate, std::size_t(id) * p.n_ff, p.n_ff), rows_of(up, std::size_t(id) * p.n_ff, p.n_ff), in.values, want, bound);
+  EXPECT_TRUE(is_quantised_from(gpu.download(static_cast<const uint8_t*>(args.h), quant_vec_bytes(dim)), want, bound));
+}
+
+TEST(DecodeGluDevice, DenseMatchesF64) {
+  SJ_SKIP_WITHOUT_GPU();
+  check_glu({.dtype = DType::kQ4_K, .n_cols = 512, .n_ff = 96, .eps = 1e-5f});
+  check_glu({.dtype = DType::kQ8_0, .n_cols = 608, .n_ff = 64, .is_gelu = true, .eps = 1e-6f});
+  check_glu({.dtype = DType::kQ6_K, .n_cols = 2304, .n_ff = 32, .eps = 1e-6f});
+}
+
+TEST(DecodeGluDevice, ChosenExpertsMatchF64InOrderOfRank) {
+  SJ_SKIP_WITHOUT_GPU();
+  check_glu({.dtype = DType::kQ4_K, .n_cols = 256, .n_ff = 64, .n_experts = 128, .n_used = 8, .eps = 1e-6f});
+  check_glu({.dtype = DType::kQ4_1, .n_cols = 96, .n_ff = 32, .n_experts = 384, .n_used = 5, .eps = 1e-6f});
+}
+
+void check_moe_down(const DecodeMoeDownParams& p, std::vector<float> logits) {
+  KernelRunner gpu;
+  const KernelSpec spec = decode_moe_down_spec(p, gpu.device());
+  SCOPED_TRACE(kernel_label(spec));
+  const TestMatrix w = random_matrix(p.dtype, std::size_t{p.n_experts} * p.n_rows, p.n_ff, 1);
+  const std::vector<float> residual = random_floats(p.n_rows, 3), next_norm = random_floats(p.n_rows, 4);
+  const QuantisedVec h = quantise(random_floats(std::size_t{p.n_used} * p.n_ff, 2));
+  const DecodeMoeDownArgs args = {.weights = upload_matrix(gpu, w), .logits = gpu.upload(logits), .h = gpu.upload(h.bytes), .residual = gpu.upload(residual),
+                                  .y = gpu.alloc<float>(p.n_rows), .next_norm = gpu.upload(next_norm), .next = gpu.alloc<uint8_t>(normed_vec_bytes(p.n_rows))};
+  gpu.run(spec, args);
+  const ref::Route route = ref::route(ref::to_f64(logits), p.n_used);
+  ref::Vec want = ref::to_f64(residual), bound(p.n_rows, 0.0);
+  for (uint32_t s = 0; s < p.n_used; ++s) {
+    const TestMatrix one = rows_of(w, std::size_t(route.ids[s]) * p.n_rows, p.n_rows);
+    const ref::Vec x(h.values.begin() + std::ptrdiff_t{s} * p.n_ff, h.values.begin() + std::ptrdiff_t{s + 1} * p.n_ff);
+    const ref::Vec dot = ref::matmul(one.values, x, p.n_rows, p.n_ff), dot_error = decode_dot_bound(one, x);
+    for (uint32_t r = 0; r < p.n_rows; ++r) {
+      want[r] += route.weights[s] * dot[r];
+      // A weight: exp of a difference of logits up to 10 (two roundings of it), the sum and the division.
+      bound[r] += route.weights[s] * (dot_error[r] + 40 * kRoundF32 * std::fabs(dot[r])) + 2 * kRoundF32 * (std::fabs(want[r]) + std::fabs(double(residual[r])));
+    }
+  }
+  EXPECT_TRUE(is_finished(gpu.download(args.y, p.n_rows), gpu.download(static_cast<const uint8_t*>(args.next), normed_vec_bytes(p.n_rows)), want, bound, next_norm));
+}
+
+TEST(DecodeMoeDownDevice, MatchesF64) {
+  SJ_SKIP_WITHOUT_GPU();
+  check_moe_down({DType::kQ4_K, 64, 256, 128, 8}, router_logits(128, 7));
+  check_moe_down({DType::kQ6_K, 32, 768, 128, 8}, router_logits(128, 8));
+  check_moe_down({DType::kQ8_0, 32, 96, 256, 4}, router_logits(256, 9));
+  check_moe_down({DType::kQ5_0, 64, 64, 512, 2}, router_logits(512, 10));
+}
+
+TEST(DecodeMoeDownDevice, TiesGoToTheLowerIdAndNanIsNeverChosen) {
+  SJ_SKIP_WITHOUT_GPU();
+  std::vector<float> logits(128, 1.0f);   // ids 3, 60, then 0, 1
+  logits[60] = 2.0f, logits[3] = 2.5f;
+  check_moe_down({DType::kQ8_0, 32, 64, 128, 4}, logits);
+  std::vector<float> negative = router_logits(128, 11);
+  for (float& v : negative) v = -std::fabs(v);
+  check_moe_down({DType::kQ8_0, 32, 64, 128, 4}, negative);
+
+  KernelRunner gpu;   // a NaN among the logits changes nothing
+  std::vector<std::vector<float>> ys;
+  const TestMatrix w = random_matrix(DType::kQ8_0, 128 * 32, 64, 1);
+  for (const float third : {-50.0f, std::numeric_limits<float>::quiet_NaN()}) {
+    negative[3] = third;
+    const DecodeMoeDownArgs args = {.weights = upload_matrix(gpu, w), .logits = gpu.upload(negative), .h = gpu.upload(quantise(random_floats(256, 2)).bytes),
+                                    .residual = gpu.upload(random_floats(32, 3)), .y = gpu.alloc<float>(32), .next_norm = gpu.upload(random_floats(32, 4)),
+                                    .next = gpu.alloc<uint8_t>(normed_vec_bytes(32))};
+    gpu.run(decode_moe_down_spec({DType::kQ8_0, 32, 64, 128, 4}, gpu.device()), args);
+    ys.push_back(gpu.download(args.y, 32));
+  }
+  EXPECT_EQ(ys[0], ys[1]);
+}
+
+void check_head(const DecodeHeadParams& p, uint32_t n_sms) {
+  KernelRunner gpu;
+  const KernelSpec spec = decode_head_spec(p, with_sms(gpu.device(), n_sms));
+  SCOPED_TRACE(kernel_label(spec));
+  const TestMatrix m = random_matrix(p.dtype, p.n_rows, p.n_cols, 1);
+  const std::vector<float> x = random_floats(p.n_cols, 2), norm = random_floats(p.n_cols, 3), bias = random_floats(p.n_rows, 4);
+  const NormedInput in = normed_input(x, norm, double(p.eps));
+  const DecodeHeadArgs args = {.weights = upload_matrix(gpu, m), .bias = p.has_bias ? gpu.upload(bias) : nullptr, .x = gpu.upload(in.bytes), .y = gpu.alloc<float>(p.n_rows + 1)};
+  gpu.run(spec, args);
+  ref::Vec want = ref::matmul(m.values, in.values, p.n_rows, p.n_cols), bound = decode_dot_bound(m, in.values, rms_roundings(p.n_cols));
+  for (uint32_t r = 0; r < p.n_rows && p.has_bias; ++r)
+    want[r] += double(bias[r]), bound[r] += 2 * kRoundF32 * (std::fabs(want[r]) + std::fabs(double(bias[r])));
+  std::vector<float> y = gpu.download(args.y, p.n_rows + 1);
+  EXPECT_EQ(y.back(), unwritten());
+  y.pop_back();
+  EXPECT_TRUE(is_close(y, want, bound));
+}
+
+TEST(DecodeHeadDevice, MatchesF64WithRowsThatFillNoTile) {
+  SJ_SKIP_WITHOUT_GPU();
+  check_head({.dtype = DType::kQ6_K, .n_rows = 257, .n_cols = 512, .eps = 1e-6f}, 170);                       // most warps have no rows
+  check_head({.dtype = DType::kQ8_0, .n_rows = 701, .n_cols = 576, .has_bias = true, .eps = 1e-5f}, 1);       // 24 rows a warp, a ring's second turn
+  check_head({.dtype = DType::kQ4_K, .n_rows = 1023, .n_cols = 1280, .eps = 1e-5f}, 1);
+  check_head({.dtype = DType::kQ4_0, .n_rows = 1, .n_cols = 32, .eps = 1e-5f}, 170);
+}
+
+TEST(DecodeHeadDevice, WideRowsUseSmallSlots) {
+  SJ_SKIP_WITHOUT_GPU();
+  KernelRunner gpu;
+  DeviceInfo device = gpu.device();
+  device.smem_per_block_bytes = 101376;
+  const DecodeHeadParams p = {.dtype = DType::kQ8_0, .n_rows = 70, .n_cols = 5120, .eps = 1e-6f};
+  EXPECT_EQ(baked_int(decode_head_spec(p, device), "kSlotRows"), 1);
+  check_head(p, 1);
+}
+
+}  // namespace
+}  // namespace sj::test
