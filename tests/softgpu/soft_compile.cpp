@@ -110,10 +110,16 @@ std::vector<std::string> find_entries(const std::string& text) {
   return entries;
 }
 
+/// Namespaces that lie in no other: naming an inner one would make its name ambiguous.
 std::set<std::string> find_namespaces(const std::string& text) {
   std::set<std::string> names;
   static const std::regex pattern(R"(\bnamespace\s+([A-Za-z_]\w*(?:::[A-Za-z_]\w*)*)\s*\{)");
-  for (std::sregex_iterator it(text.begin(), text.end(), pattern), end; it != end; ++it) names.insert((*it)[1]);
+  int depth = 0;
+  auto counted = text.begin();
+  for (std::sregex_iterator it(text.begin(), text.end(), pattern), end; it != end; ++it) {
+    for (; counted != (*it)[0].first; ++counted) depth += *counted == '{' ? 1 : *counted == '}' ? -1 : 0;
+    if (depth == 0) names.insert((*it)[1]);
+  }
   return names;
 }
 
