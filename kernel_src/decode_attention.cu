@@ -1,9 +1,9 @@
 // One decode stage between the q, k, v projections and the output projection: per-head RMSNorm of q and k, rotary embedding,
 // append to the KV cache, attention, quantised output.
 //   o_h = sum_t softmax_t(kScale * q_h . k_t) v_t over the cached tokens and the new one
-// Grid: (splits, head groups); a head group is up to 8 query heads of one KV head. A block attends to kSplitPages pages; its
-// warps take 16 tokens of each page and a part of the dims. Cached pages are requested before the dependency wait: only this kernel writes the
-// cache, in the step before.
+// Grid: (splits, head groups); a head group is up to 8 query heads of one KV head. The pages that are visible are shared out
+// evenly among the splits; a block's warps take 16 tokens of each page and a part of the dims. Cached pages are requested
+// before the dependency wait: only this kernel writes the cache, in the step before.
 // q and the softmax weights are split in two halves each (x = hi + lo, both f16), which fill the 16 rows of the tensor
 // core's tile: products are as exact as in f32.    Splits meet first in their cluster, then through global memory.
 // spec: decode_attention_spec.cpp
@@ -26,17 +26,21 @@ constexpr uint32_t kTileBytes = kPageTokens * kHeadDim * 2;     // K or V of a p
 constexpr uint32_t kStep = kHeadDim / 16, kPairs = kHeadDim / 2, kPairsEach = ceil_div(kPairs, kWarpLanes);
 static_assert(kPageTokens == 64 && kHeadDim % 32 == 0 && kUnits % 4 == 0 && kPartDims % 16 == 0);
 static_assert(kHeadsPerKv % kGroupHeads == 0 && 8 % kCluster == 0);
+constexpr uint32_t kSplits = kCluster * kGroups;
 
-/// One block's, cluster's or group's share of the softmax: o is not normalised, l = sum of exp(s - m).
-struct Partial {
-  float o[8][kHeadDim];
-  float m[8], l[8];
+constexpr uint32_t kOwnHeads = 8 / kCluster;   // heads that a block of a cluster joins
+
+/// Shares of the softmax that the blocks of the cluster send to the one that joins these heads: o is not normalised,
+/// l = sum of exp2(s - m).
+struct Shares {
+  float o[kCluster][kOwnHeads][kHeadDim];
+  float m[kCluster][kOwnHeads], l[kCluster][kOwnHeads];
 };
 
 struct Shared {
   uint16_t q[16][kHeadDim];   // rows 0..7: high halves of the heads, 8..15: low halves; swizzled
   float warp_m[kTokenWarps][8], warp_l[kTokenWarps][8];
-  Partial mine;
+  Shares shares;
   uint32_t is_last;
 };
 
@@ -201,8 +205,14 @@ __device__ __forceinline__ void attend(Running& run, const Shared& shared, const
   }
 }
 
-/// Joins the warps: shared.mine is the block's share. `scratch`: kTokenWarps * 8 * kHeadDim floats.
-__device__ __forceinline__ void join_warps(Running& run, Shared& shared, float* scratch) {
+/// Stores into the shared memory of the cluster's block `owner`.
+__device__ __forceinline__ void send(float* to, float v, uint32_t owner) {
+  if constexpr (kCluster > 1) store_cluster_f32(to, v, owner); else *to = v;
+}
+
+/// Joins the warps and sends each head's share to the block of the cluster that joins it.
+/// `scratch`: kTokenWarps * 8 * kHeadDim floats.
+__device__ __forceinline__ void join_warps(Running& run, Shared& shared, float* scratch, uint32_t rank) {
   const uint32_t lane = lane_idx(), warp = warp_idx() % kTokenWarps, head = lane / 4, first_dim = warp_idx() / kTokenWarps * kPartDims;
   run.l += __shfl_xor_sync(kAllLanes, run.l, 1);
   run.l += __shfl_xor_sync(kAllLanes, run.l, 2);
@@ -214,7 +224,7 @@ __device__ __forceinline__ void join_warps(Running& run, Shared& shared, float* 
   __syncthreads();  // every warp's share is in shared memory
 #pragma unroll
   for (uint32_t i = threadIdx.x; i < kGroupHeads * kHeadDim; i += kThreads) {
-    const uint32_t h = i / kHeadDim, d = i % kHeadDim;
+    const uint32_t h = i / kHeadDim, d = i % kHeadDim, owner = h / kOwnHeads, slot = h % kOwnHeads;
     float m = shared.warp_m[0][h];
 #pragma unroll
     for (uint32_t w = 1; w < kTokenWarps; ++w) m = fmaxf(m, shared.warp_m[w][h]);
@@ -226,8 +236,8 @@ __device__ __forceinline__ void join_warps(Running& run, Shared& shared, float* 
       o += weight * scratch[(w * 8 + h) * kHeadDim + d];
       l += weight * shared.warp_l[w][h];
     }
-    shared.mine.o[h][d] = o;
-    if (d == 0) shared.mine.m[h] = m, shared.mine.l[h] = l;
+    send(&shared.shares.o[rank][slot][d], o, owner);
+    if (d == 0) send(&shared.shares.m[rank][slot], m, owner), send(&shared.shares.l[rank][slot], l, owner);
   }
 }
 
@@ -258,12 +268,13 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
   extern __shared__ __align__(128) uint16_t tiles[];   // [kStages][K, V]
   __shared__ __align__(16) Shared shared;
   pdl_trigger();
+  if constexpr (kCluster > 1) cluster_arrive();
   const uint32_t kv = blockIdx.y / kHeadGroups, first_head = kv * kHeadsPerKv + blockIdx.y % kHeadGroups * kGroupHeads;
   const uint32_t position = static_cast<uint32_t>(args.state->position);
   const uint32_t first_visible = kWindowTokens != 0 && position >= kWindowTokens ? position - kWindowTokens + 1 : 0;
-  const uint32_t first_page = first_visible / kPageTokens + blockIdx.x * kSplitPages, end_page = position / kPageTokens + 1;
-  const uint32_t n_pages = first_page < end_page ? min_u32(end_page - first_page, kSplitPages) : 0;
-  // The page table is fetched beside the first pages' position, not behind it: one lane a page of the split.
+  const uint32_t seen_page = first_visible / kPageTokens, end_page = position / kPageTokens + 1;
+  const uint32_t split_pages = ceil_div(end_page - seen_page, kSplits), first_page = seen_page + blockIdx.x * split_pages;
+  const uint32_t n_pages = first_page < end_page ? min_u32(end_page - first_page, split_pages) : 0;
   const auto request = [&](uint32_t i) {
     const uint32_t page = first_page + i, n_rows = min_u32(position - min_u32(position, page * kPageTokens), kPageTokens);
     uint16_t* tile = tiles + i % kStages * kTileBytes;
@@ -291,18 +302,24 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
   if (kGroupHeads < 8) __syncthreads();  // absent heads are zero before the others are written
   const HeadVec q_norm = load_norm(args.q_norm), k_norm = load_norm(args.k_norm);
   pdl_wait();
-  HeadVec fresh_k, fresh_v;
+  // Everything is asked for before the first value is used.
+  const bool has_k = owns_new && warp_idx() == kWarps - 1, has_v = owns_new && warp_idx() == kWarps - 2;
+  constexpr uint32_t kWarpHeads = ceil_div(kGroupHeads, kWarps);
+  HeadVec fresh, q[kWarpHeads];
   if (n_pages != 0) {
-    for (uint32_t h = warp_idx(); h < kGroupHeads; h += kWarps) {
-      HeadVec q = load_head(args.qkv + (first_head + h) * kHeadDim);
-      norm_and_rotate(q, q_norm, rotation);
-      store_query(q, h, shared);
+#pragma unroll
+    for (uint32_t i = 0; i < kWarpHeads; ++i)
+      q[i] = load_head(args.qkv + (first_head + min_u32(i * kWarps + warp_idx(), kGroupHeads - 1)) * kHeadDim);
+    if (has_k) fresh = load_head(args.qkv + (kHeads + kv) * kHeadDim);
+    if (has_v) fresh = load_head(args.qkv + (kHeads + kHeadsKv + kv) * kHeadDim);
+#pragma unroll
+    for (uint32_t i = 0; i < kWarpHeads; ++i) {
+      const uint32_t h = i * kWarps + warp_idx();
+      if (h >= kGroupHeads) continue;
+      norm_and_rotate(q[i], q_norm, rotation);
+      store_query(q[i], h, shared);
     }
-    if (owns_new && warp_idx() == kWarps - 1) {
-      fresh_k = load_head(args.qkv + (kHeads + kv) * kHeadDim);
-      norm_and_rotate(fresh_k, k_norm, rotation);
-    }
-    if (owns_new && warp_idx() == kWarps - 2) fresh_v = load_head(args.qkv + (kHeads + kHeadsKv + kv) * kHeadDim);
+    if (has_k) norm_and_rotate(fresh, k_norm, rotation);
   }
 
   Running run;
@@ -316,8 +333,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
     uint16_t* k_tile = tiles + i % kStages * kTileBytes;
     uint16_t* v_tile = k_tile + kTileBytes / 2;
     if (owns_new && i == new_page) {
-      if (warp_idx() == kWarps - 1) append(fresh_k, k_tile, new_row, args.k_pages + cache_row);
-      if (warp_idx() == kWarps - 2) append(fresh_v, v_tile, new_row, args.v_pages + cache_row);
+      if (has_k) append(fresh, k_tile, new_row, args.k_pages + cache_row);
+      if (has_v) append(fresh, v_tile, new_row, args.v_pages + cache_row);
       __syncthreads();  // the new token is in the tile
     }
     attend(run, shared, k_tile, v_tile, (first_page + i) * kPageTokens, first_visible, position);
@@ -325,12 +342,16 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
     if (i + kStages < n_pages) request(i + kStages);
     cp_async_commit();
   }
-  join_warps(run, shared, reinterpret_cast<float*>(tiles));
-
   const uint32_t rank = kCluster > 1 ? cluster_rank() : 0, group = blockIdx.x / kCluster;
-  if constexpr (kCluster > 1) cluster_sync(); else __syncthreads();  // every block's share is in its shared memory
-  constexpr uint32_t kOwnHeads = 8 / kCluster, kRounds = ceil_div(kOwnHeads * kHeadDim, kThreads);
-  static_assert(kHeadDim % kWarpLanes == 0);
+  if constexpr (kCluster > 1) cluster_wait();  // every block of the cluster has started: its shared memory may be written
+  join_warps(run, shared, reinterpret_cast<float*>(tiles), rank);
+  if constexpr (kCluster > 1) {
+    cluster_arrive();
+    cluster_wait();  // every block's shares are where they are joined
+  } else {
+    __syncthreads();  // the shares are complete
+  }
+  constexpr uint32_t kRounds = ceil_div(kOwnHeads * kHeadDim, kThreads);
   const auto finish = [&](const HeadShare& share, uint32_t h, uint32_t d) {   // a warp's lanes have one head
     if (h < kGroupHeads)
       store_group<kHeads * kHeadDim>(share.o / share.l, (first_head + h) * kHeadDim + d,
@@ -341,12 +362,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
   for (uint32_t r = 0; r < kRounds; ++r) {
     const uint32_t i = r * kThreads + threadIdx.x, h = rank * kOwnHeads + i / kHeadDim, d = i % kHeadDim;
     if (i >= kOwnHeads * kHeadDim || h >= kGroupHeads) continue;
-    HeadShare share = {shared.mine.o[h][d], shared.mine.m[h], shared.mine.l[h]};
-    if constexpr (kCluster > 1)
-      share = join<kCluster>([&](uint32_t other) {
-        return HeadShare{load_cluster_f32(&shared.mine.o[h][d], other), load_cluster_f32(&shared.mine.m[h], other),
-                         load_cluster_f32(&shared.mine.l[h], other)};
-      });
+    const uint32_t slot = i / kHeadDim;
+    const HeadShare share = join<kCluster>([&](uint32_t other) {
+      return HeadShare{shared.shares.o[other][slot][d], shared.shares.m[other][slot], shared.shares.l[other][slot]};
+    });
     if constexpr (kGroups == 1) {
       finish(share, h, d);
     } else {
@@ -376,7 +395,6 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
       }
     }
   }
-  if constexpr (kCluster > 1) cluster_sync();  // no block leaves while another reads its shared memory
 }
 
 }  // namespace sj

@@ -41,24 +41,37 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_moe_down(const 
   const float weight = __shfl_sync(kAllLanes, experts.weight(), rank);
   const bool finishes = threadIdx.x < kTileRows;
   const float next_norm = finishes ? args.next_norm[first_row + threadIdx.x] : 0.0f;
+  __syncthreads();  // the mbarriers are initialised
+  // A part of the weights is unpacked while h is being made.
+  mbarrier_wait(&shared.arrived[rank], 0);
+  const uint8_t* tile = weights + rank * kTileBytes;
+  const auto row_of = [&](uint32_t p) { return tile + ((part * kPasses + p) * 4 + lane_idx() / 8) * kRowBytes; };
+  const auto chunk_of = [&](uint32_t s) { return min_u32(s * 8 + lane_idx() % 8, kChunks - 1); };
+  WeightChunk early[kEarlySlices == 0 ? 1 : kEarlySlices * kPasses];
+#pragma unroll
+  for (uint32_t s = 0; s < kEarlySlices; ++s) {
+#pragma unroll
+    for (uint32_t p = 0; p < kPasses; ++p) {
+      early[s * kPasses + p] = weight_chunk<kType, kFf>(row_of(p), chunk_of(s));
+      compute_here(early[s * kPasses + p]);
+    }
+  }
   pdl_wait();
   SharedLoad<QuantVec<kUsed * kFf>, kThreads> h;
   h.fetch(args.h);
   const float residual = finishes ? load_float(args.residual + first_row + threadIdx.x) : 0.0f;
   h.store(shared.h);
-  __syncthreads();  // h is complete, the mbarriers are initialised
-  mbarrier_wait(&shared.arrived[rank], 0);
-  const uint8_t* tile = weights + rank * kTileBytes;
+  __syncthreads();  // h is complete
   float sums[kPasses] = {};
 #pragma unroll
   for (uint32_t s = 0; s < kSlices; ++s) {
-    const uint32_t chunk = s * 8 + lane_idx() % 8;
-    const bool live = kChunks % 8 == 0 || chunk < kChunks;
-    const ActChunk act = shared.h.chunk(rank * kChunks + (live ? chunk : 0));
+    const bool live = kChunks % 8 == 0 || s * 8 + lane_idx() % 8 < kChunks;
+    const ActChunk act = shared.h.chunk(rank * kChunks + chunk_of(s));
 #pragma unroll
     for (uint32_t p = 0; p < kPasses; ++p) {
-      const uint32_t row = (part * kPasses + p) * 4 + lane_idx() / 8;
-      if (live) sums[p] += dot<kType>(weight_chunk<kType, kFf>(tile + row * kRowBytes, chunk), act);
+      const float product = s < kEarlySlices ? dot<kType>(early[s < kEarlySlices ? s * kPasses + p : 0], act)
+                                             : dot<kType>(weight_chunk<kType, kFf>(row_of(p), chunk_of(s)), act);
+      if (live) sums[p] += product;
     }
   }
   const float sum = sum_of_8<kPasses>(sums) * weight;

@@ -66,13 +66,14 @@ KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device)
     n_weight_bytes += m.n_rows * row_bytes.back();
   }
   require_rule(!p.finishes_rows || n_rows % 32 == 0, "{}: {} rows are not a multiple of 32", kFamily, n_rows);
+  const uint64_t max_row_bytes = *std::max_element(row_bytes.begin(), row_bytes.end());
   const uint32_t n_warps = p.finishes_rows ? n_slice_warps(p.n_cols) : 8;
   // Two blocks an SM, as long as the rows last.
   const uint32_t tile_rows =
       p.finishes_rows ? kFinishRows : std::clamp(round_up(ceil_div(n_rows, 2 * device.n_sms), 4), 8u, 32u);
   uint32_t n_blocks = 0;
   for (uint64_t n : rows) first_block.push_back(n_blocks), n_blocks += ceil_div(n, tile_rows);
-  const uint64_t tile_bytes = tile_rows * *std::max_element(row_bytes.begin(), row_bytes.end());
+  const uint64_t tile_bytes = tile_rows * max_row_bytes;
   const uint64_t x_bytes = p.is_normed ? normed_vec_bytes(p.n_cols) : quant_vec_bytes(p.n_cols);
   require_smem(kFamily, tile_bytes, x_bytes + tile_sum_bytes(p.n_cols, tile_rows, n_warps), device);
   return {.source = "decode_gemv.cu", .entry = "sj_decode_gemv",
@@ -117,10 +118,14 @@ KernelSpec decode_moe_down_spec(const DecodeMoeDownParams& p, const DeviceInfo& 
   require_rule(p.n_used == 2 || p.n_used == 4 || p.n_used == 8, "{}: expected 2, 4 or 8 experts a token, found {}", kFamily, p.n_used);
   require_rule(p.n_rows != 0 && p.n_rows % 32 == 0, "{}: {} rows are not a positive multiple of 32", kFamily, p.n_rows);
   const uint64_t tile_bytes = p.n_used * kFinishRows * row_bytes;
+  // Unpacking before the input is known pays where it is cheap (nibbles stay in place) and the registers allow it.
+  const bool is_cheap = p.dtype == DType::kQ4_K || p.dtype == DType::kQ4_0 || p.dtype == DType::kQ4_1;
+  const uint32_t early_slices = is_cheap && p.n_used == 8 ? std::min(2u, ceil_div(p.n_ff, 256)) : 0;
   require_smem(kFamily, tile_bytes, quant_vec_bytes(p.n_used * p.n_ff) + 4 * kFinishRows * p.n_used, device);
   return {.source = "decode_moe_down.cu", .entry = "sj_decode_moe_down",
           .baked = {{"kRows", p.n_rows}, {"kFf", p.n_ff}, {"kType", static_cast<uint32_t>(p.dtype)},
-                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kExperts", p.n_experts}, {"kUsed", p.n_used}, {"kWarps", kWarps}},
+                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kExperts", p.n_experts}, {"kUsed", p.n_used}, {"kWarps", kWarps},
+                    {"kEarlySlices", early_slices}},
           .launch = {.grid = {p.n_rows / kFinishRows}, .block = {32 * kWarps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
           .cost = {.bytes = static_cast<double>(p.n_used) * p.n_rows * row_bytes + quant_vec_bytes(p.n_used * p.n_ff) + 12.0 * p.n_rows,
                    .flops = 2.0 * p.n_used * p.n_rows * p.n_ff}};
@@ -174,7 +179,7 @@ KernelSpec decode_head_spec(const DecodeHeadParams& p, const DeviceInfo& device)
 
 KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInfo& device) {
   constexpr const char* kFamily = "decode_attention";
-  constexpr uint32_t kDimParts = 2, kMaxCluster = 8;
+  constexpr uint32_t kMaxCluster = 8;
   require_rule(p.n_head_kv != 0 && p.n_head % p.n_head_kv == 0, "{}: {} heads are not a multiple of {} KV heads", kFamily, p.n_head,
                p.n_head_kv);
   require_rule(p.head_dim == 64 || p.head_dim == 128 || p.head_dim == 256, "{}: head dim {} is not 64, 128 or 256", kFamily, p.head_dim);
@@ -193,6 +198,8 @@ KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInf
   const uint32_t max_groups = n_pages <= cluster * kFewPages ? 1 : std::max(1u, device.n_sms / (cluster * head_groups));
   const uint32_t n_groups = std::min(ceil_div(n_pages, cluster), max_groups);
   const uint32_t split_pages = ceil_div(n_pages, cluster * n_groups);
+  // Two warps share 16 tokens where a block has few pages; with many, computing their scores twice costs more than it saves.
+  const uint32_t dim_parts = n_groups > 1 ? 1 : 2;
   const uint32_t page_bytes = 4 * kKvPageTokens * p.head_dim;   // K and V
   const uint32_t smem = std::min(device.smem_per_block_bytes, 112u * 1024) - 16 * 1024;
   const uint32_t n_stages = std::clamp(smem / page_bytes, 1u, std::min(split_pages, 3u));
@@ -203,8 +210,8 @@ KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInf
                     {"kIsInterleaved", p.is_interleaved}, {"kHasQkNorm", p.has_qk_norm}, {"kEps", p.eps}, {"kScale", p.scale},
                     {"kMagnitude", p.magnitude}, {"kWindowTokens", p.window_tokens}, {"kPageTokens", kKvPageTokens},
                     {"kStages", n_stages}, {"kCluster", cluster}, {"kGroups", n_groups},
-                    {"kDimParts", kDimParts}},
-          .launch = {.grid = {cluster * n_groups, head_groups}, .block = {32 * (kKvPageTokens / 16) * kDimParts},
+                    {"kDimParts", dim_parts}},
+          .launch = {.grid = {cluster * n_groups, head_groups}, .block = {32 * (kKvPageTokens / 16) * dim_parts},
                      .dynamic_smem_bytes = n_stages * page_bytes},
           .cost = {.bytes = 4.0 * (p.n_head + 2.0 * p.n_head_kv) * p.head_dim + quant_vec_bytes(p.n_head * p.head_dim), .flops = 0}};
 }

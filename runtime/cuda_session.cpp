@@ -23,7 +23,7 @@ namespace sj {
 namespace {
 
 constexpr uint32_t kAllLogitsTokens = 64;   // a batch whose logits are all wanted: more would take much memory
-constexpr uint32_t kAttendTokens[] = {256, 1280, 5120, 20480, 81920};   // one-token steps for the positions below
+constexpr uint32_t kAttendTokens[] = {256, 1024, 5120, 20480, 81920};   // one-token steps for the positions below
 constexpr uint32_t kStepsAhead = 4;         // decode steps enqueued beyond the last token that the host has seen
 constexpr uint32_t kHostSlots = 16;         // step inputs that may be on their way to the device
 static_assert(kStepsAhead < kTokenRingSlots);

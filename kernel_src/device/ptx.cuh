@@ -274,16 +274,14 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-/// Every thread of the cluster waits for every other; writes to shared memory before it are visible to the cluster after it.
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-/// Reads `p`, an address of this block's shared memory, in the block of that rank.
-__device__ __forceinline__ float load_cluster_f32(const float* p, uint32_t rank) {
-  float v;
-  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %1, %2; ld.shared::cluster.f32 %0, [a]; }"
-               : "=f"(v) : "r"(shared_address(p)), "r"(rank) : "memory");
-  return v;
+/// A barrier of the whole cluster in two halves: after cluster_wait every thread of the cluster has called cluster_arrive, and
+/// what they wrote to shared memory before it is visible. Threads of a block call them together.
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+/// Stores to `p`, an address of this block's shared memory, in the block of that rank.
+__device__ __forceinline__ void store_cluster_f32(float* p, float v, uint32_t rank) {
+  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.f32 [a], %2; }"
+               ::"r"(shared_address(p)), "r"(rank), "f"(v) : "memory");
 }
 
 // ---- tensor cores ------------------------------------------------------------------------------------------------

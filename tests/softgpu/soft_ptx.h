@@ -182,10 +182,11 @@ static inline void fence_proxy_async() {}
 // ---- clusters of one block: a larger one ends the kernel at its first read of another block's memory
 
 static inline uint32_t cluster_rank() { return 0; }
-static inline void cluster_sync() { __syncthreads(); }
-static inline float load_cluster_f32(const float* p, uint32_t rank) {
+static inline void cluster_arrive() {}
+static inline void cluster_wait() { __syncthreads(); }
+static inline void store_cluster_f32(float* p, float v, uint32_t rank) {
   if (rank != 0) soft_ops->fail("a cluster of more than one block, which the software GPU has not");
-  return *p;
+  *p = v;
 }
 
 // ---- tensor cores: all 32 lanes bring their fragments, the last one multiplies. Fragment layouts: see ptx.cuh.
