@@ -1,6 +1,9 @@
 #include "runtime/options.h"
 
+#include <charconv>
 #include <cstdlib>
+
+#include "jit/base/log.h"
 
 namespace sj {
 namespace {
@@ -21,9 +24,30 @@ Environment read_environment() {
           .libcuda_path = variable("SPARKJIT_LIBCUDA"),
           .libnvrtc_path = variable("SPARKJIT_LIBNVRTC"),
           .xdg_cache_home = variable("XDG_CACHE_HOME"),
+          .xdg_config_home = variable("XDG_CONFIG_HOME"),
           .xdg_runtime_dir = variable("XDG_RUNTIME_DIR"),
           .home = variable("HOME")};
 }
+
+void drop_compiler_variables() {
+  constexpr const char* kName = "NVRTC_APPEND_FLAGS";
+  const char* value = std::getenv(kName);
+  if (value == nullptr) return;
+  log_info("jit", "{}={} is ignored: it would change kernels behind the cache's back", kName, value);
+  ::unsetenv(kName);
+}
+
+std::optional<int> cuda_ordinal(std::string_view device) {
+  constexpr std::string_view kCuda = "cuda", kPrefix = "cuda:";
+  if (device == kCuda) return 0;
+  if (!device.starts_with(kPrefix)) return std::nullopt;
+  int ordinal = -1;
+  const char *begin = device.data() + kPrefix.size(), *end = device.data() + device.size();
+  const auto [rest, error] = std::from_chars(begin, end, ordinal);
+  return error == std::errc() && rest == end && ordinal >= 0 ? std::optional<int>(ordinal) : std::nullopt;
+}
+
+bool is_device_name(std::string_view device) { return device == "auto" || device == "cpu" || cuda_ordinal(device).has_value(); }
 
 SessionOptions resolve_options(SessionOptions options, const Environment& environment) {
   fill(options.libcuda_path, environment.libcuda_path);

@@ -2,7 +2,9 @@
 // In: SessionOptions, environment. Out: options of the kernel cache. Called by open_session and the tools.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "cache/kernel_cache.h"
 #include "runtime/session.h"
@@ -15,11 +17,22 @@ struct Environment {
   std::string libcuda_path;     ///< SPARKJIT_LIBCUDA
   std::string libnvrtc_path;    ///< SPARKJIT_LIBNVRTC
   std::string xdg_cache_home;   ///< XDG_CACHE_HOME
+  std::string xdg_config_home;  ///< XDG_CONFIG_HOME
   std::string xdg_runtime_dir;  ///< XDG_RUNTIME_DIR
   std::string home;             ///< HOME
 };
 
 Environment read_environment();
+
+/// Removes the variables by which a compiler library would change the code it makes (NVRTC_APPEND_FLAGS): the cache's key
+/// doesn't know them, so their cubins would be taken for ordinary ones. Says so in the log. Called before NVRTC is opened;
+/// no other thread may use the environment meanwhile.
+void drop_compiler_variables();
+
+/// N of "cuda:N", 0 of "cuda"; nothing for other names.
+std::optional<int> cuda_ordinal(std::string_view device);
+/// auto, cpu, cuda or cuda:N.
+bool is_device_name(std::string_view device);
 
 /// Flag, else variable, else default, for each of cache_dir, libcuda_path and libnvrtc_path (the libraries' default is
 /// empty: the loader's rules). The cache's default is default_cache_dir(); "none" keeps kernels in memory only.

@@ -1,7 +1,6 @@
 #include "runtime/session.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -18,17 +17,6 @@ namespace sj {
 namespace {
 
 constexpr uint32_t kDefaultCtxTokens = 4096;
-
-/// N of "cuda" or "cuda:N"; nothing for other names.
-std::optional<int> cuda_ordinal(const std::string& device) {
-  constexpr std::string_view kCuda = "cuda";
-  if (device == kCuda) return 0;
-  if (!device.starts_with("cuda:")) return std::nullopt;
-  int ordinal = -1;
-  const char *begin = device.data() + kCuda.size() + 1, *end = device.data() + device.size();
-  const auto [rest, error] = std::from_chars(begin, end, ordinal);
-  return error == std::errc() && rest == end && ordinal >= 0 ? std::optional<int>(ordinal) : std::nullopt;
-}
 
 /// The steps for device 0 when it can serve, else nothing with the reason in `why`.
 std::optional<std::vector<Lowered>> find_gpu_steps(const SessionOptions& options, const OpenedModel& opened, const Driver*& drv,
@@ -99,9 +87,10 @@ TokenId argmax(std::span<const float> logits) {
 }
 
 std::unique_ptr<Session> open_session(const SessionOptions& asked) {
+  drop_compiler_variables();
   const SessionOptions options = resolve_options(asked, read_environment());
   const std::optional<int> ordinal = cuda_ordinal(options.device);
-  if (options.device != "auto" && options.device != "cpu" && !ordinal)
+  if (!is_device_name(options.device))
     throw Error(ErrorKind::kUsage, fmt::format("--device: expected auto, cpu, cuda or cuda:N, found '{}'", options.device));
   // A missing GPU is known before the file is read.
   const Driver* drv = ordinal ? &require_driver(options.libcuda_path) : nullptr;

@@ -97,6 +97,7 @@ void add_cache_verb(VerbTable& verbs) {
   const auto options = std::make_shared<CacheVerbOptions>();
   Flags flags = verbs.add("cache", "list, check or shrink the compiled kernels on disk", [options] { return run_cache(*options); });
   flags.required_positional("action", options->action, "ls, stats, verify, gc (shrink to --max-mb) or clear");
+  flags.config(options->session);
   flags.text("--cache-dir", options->session.cache_dir, "compiled kernels are kept here", "DIR");
   flags.integer("--max-mb", options->max_mb, 0, 1 << 20, "what gc leaves (default 512)");
   flags.choice("-o,--output", options->format, {"text", "json"}, "how to print (default text)");

@@ -15,6 +15,7 @@
 #include <fmt/ranges.h>
 
 #include "jit/base/error.h"
+#include "runtime/options_file.h"
 
 namespace sj {
 namespace {
@@ -139,17 +140,26 @@ void Flags::exclude(const std::string& name, const std::string& other) {
 
 bool Flags::is_given(const std::string& name) const { return app_->count(name) > 0; }
 
+void Flags::config(SessionOptions& options) {
+  const auto apply = [&options](const std::string& path) { apply_config(path, read_environment(), options); };
+  // Values are set in the order of declaration, and this one's also when it isn't given.
+  app_->add_option_function<std::string>("--config", apply, "options file (default $XDG_CONFIG_HOME/sparkjit/config.toml; none: no file)")
+      ->type_name("FILE")->force_callback();
+}
+
 void Flags::session(SessionOptions& options) {
+  options.show_progress = isatty(STDERR_FILENO) == 1;
+  config(options);
   integer("-c,--ctx", options.max_ctx_tokens, 0, 1 << 24, "context in tokens; 0: the model's own, at most 4096");
   device("--device", options.device, "where to compute (default auto: the first GPU, else the CPU)");
   integer("-t,--threads", options.n_threads, 0, 4096, "threads of the CPU backend, compiler and loader; 0: all cores");
-  app_->add_flag_function("--f32", [&options](int64_t) { options.activations = ActivationMode::kF32; },
-                          "float32 activations everywhere: slower, for comparisons");
+  const auto set_f32 = [&options](int64_t count) { options.activations = count > 0 ? ActivationMode::kF32 : ActivationMode::kAuto; };
+  app_->add_flag_function("--f32", set_f32, "float32 activations everywhere: slower, for comparisons");
+  toggle("--sync-launches", options.sync_launches, "wait for every launch, so that a failing one is named; slow");
   text("--cache-dir", options.cache_dir, "compiled kernels are kept here", "DIR");
   text("--kernel-dir", options.kernel_dir, "kernel texts from here instead of the embedded ones", "DIR");
   text("--libcuda", options.libcuda_path, "driver library to open instead of libcuda.so.1", "FILE");
   text("--libnvrtc", options.libnvrtc_path, "compiler library to open instead of libnvrtc.so.13 or .12", "FILE");
-  options.show_progress = isatty(STDERR_FILENO) == 1;
 }
 
 Flags VerbTable::add(const std::string& name, const std::string& help, std::function<int()> run) {
@@ -192,6 +202,7 @@ std::vector<TokenId> read_token_file(const std::string& path) {
 }
 
 int run_cli(int argc, const char* const* argv, std::chrono::steady_clock::time_point process_start) {
+  drop_compiler_variables();
   CLI::App root("sparkjit: runs GGUF language models; GPU kernels are compiled for your card when a model is loaded");
   root.name("sparkjit");
   root.set_version_flag("--version", std::string("sparkjit " SPARKJIT_VERSION));

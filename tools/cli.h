@@ -38,7 +38,10 @@ class Flags {
   void exclude(const std::string& name, const std::string& other);
   bool is_given(const std::string& name) const;
 
-  /// -c, --device, -t, --f32, --cache-dir, --kernel-dir, --libcuda, --libnvrtc: what every verb that opens a session takes.
+  /// --config: the options file and the variables are read into `options` before any flag declared later sets a value.
+  void config(SessionOptions& options);
+  /// --config, -c, --device, -t, --f32, --sync-launches, --cache-dir, --kernel-dir, --libcuda, --libnvrtc: what every verb that
+  /// opens a session takes.
   void session(SessionOptions& options);
 
  private:

@@ -170,6 +170,7 @@ int run_doctor(const DoctorOptions& options) {
 void add_doctor_verb(VerbTable& verbs) {
   const auto options = std::make_shared<DoctorOptions>();
   Flags flags = verbs.add("doctor", "what this machine offers and what to install", [options] { return run_doctor(*options); });
+  flags.config(options->session);
   flags.text("--cache-dir", options->session.cache_dir, "compiled kernels are kept here", "DIR");
   flags.text("--libcuda", options->session.libcuda_path, "driver library to open instead of libcuda.so.1", "FILE");
   flags.text("--libnvrtc", options->session.libnvrtc_path, "compiler library to open instead of libnvrtc.so.13 or .12", "FILE");

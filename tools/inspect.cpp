@@ -108,6 +108,7 @@ void add_inspect_verb(VerbTable& verbs) {
   const auto options = std::make_shared<InspectOptions>();
   Flags flags = verbs.add("inspect", "show a file, or a stage between it and the launches", [options] { return run_inspect(*options); });
   SessionOptions& session = options->session;
+  flags.config(session);
   flags.required_text("-m,--model", session.model_path, "GGUF file (first part of a split one)", "FILE");
   flags.choice("--stage", options->stage, {"file", "model", "graph", "specs", "cubins", "plan"}, "what to show (default file: metadata and tensors)");
   flags.text("--device", options->device, "card for specs, cubins and plan: a profile's name or file, or cuda:N (default rtx5090)", "NAME");

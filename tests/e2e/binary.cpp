@@ -35,11 +35,13 @@ std::string variable(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-[[noreturn]] void become(const std::vector<std::string>& args, const char* cache_dir, int in, int out, int err) {
+[[noreturn]] void become(const std::vector<std::string>& args, const RunOptions& options, const char* home_dir, int in, int out, int err) {
   ::dup2(in, STDIN_FILENO);
   ::dup2(out, STDOUT_FILENO);
   ::dup2(err, STDERR_FILENO);
-  ::setenv("XDG_CACHE_HOME", cache_dir, 1);
+  ::setenv("XDG_CACHE_HOME", home_dir, 1);
+  ::setenv("XDG_CONFIG_HOME", home_dir, 1);
+  for (const auto& [name, value] : options.environment) ::setenv(name.c_str(), value.c_str(), 1);
   const std::string program = binary_path();
   std::vector<char*> argv = {const_cast<char*>(program.c_str())};
   for (const std::string& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
@@ -65,12 +67,12 @@ std::string binary_path() {
 }
 
 Outcome run_sparkjit(const std::vector<std::string>& args, const RunOptions& options) {
-  static const TempDir cache;   // one a test program
+  static const TempDir home;   // one a test program
   Pipe in, out, err;
   const Clock::time_point start = Clock::now();
   const pid_t child = ::fork();
   if (child < 0) throw std::runtime_error("fork failed");
-  if (child == 0) become(args, cache.path().c_str(), in.read_end, out.write_end, err.write_end);
+  if (child == 0) become(args, options, home.path().c_str(), in.read_end, out.write_end, err.write_end);
   ::close(in.read_end);
   ::close(out.write_end);
   ::close(err.write_end);

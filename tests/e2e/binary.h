@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace sj::test {
@@ -15,13 +16,14 @@ struct Outcome {
 
 struct RunOptions {
   std::string input;                                           ///< becomes standard input
+  std::vector<std::pair<std::string, std::string>> environment;   ///< variables on top of the test's own
   std::function<bool(const std::string& out_so_far)> interrupt_when;  ///< sends SIGINT once, when it first returns true
   double timeout_s = 240;                                      ///< then SIGKILL
 };
 
 /// The binary two folders above the test's own, or $SPARKJIT_BINARY.
 std::string binary_path();
-/// Arguments without the program's name. HOME and the cache point into a folder of the test's own.
+/// Arguments without the program's name. Cache and options file are looked for in a folder of the test's own.
 Outcome run_sparkjit(const std::vector<std::string>& args, const RunOptions& options = {});
 /// True when `sparkjit doctor` finds a usable GPU; asked once.
 bool has_gpu();
