@@ -42,6 +42,8 @@ std::string variable(const char* name) {
   ::setenv("XDG_CACHE_HOME", home_dir, 1);
   ::setenv("XDG_CONFIG_HOME", home_dir, 1);
   for (const auto& [name, value] : options.environment) ::setenv(name.c_str(), value.c_str(), 1);
+  constexpr uid_t kNobody = 65534;
+  if (options.as_nobody && ::getuid() == 0 && (::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)) ::_exit(125);
   const std::string program = binary_path();
   std::vector<char*> argv = {const_cast<char*>(program.c_str())};
   for (const std::string& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));

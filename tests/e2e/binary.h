@@ -17,6 +17,7 @@ struct Outcome {
 struct RunOptions {
   std::string input;                                           ///< becomes standard input
   std::vector<std::pair<std::string, std::string>> environment;   ///< variables on top of the test's own
+  bool as_nobody = false;                                      ///< when root runs the test, the binary runs as "nobody"
   std::function<bool(const std::string& out_so_far)> interrupt_when;  ///< sends SIGINT once, when it first returns true
   double timeout_s = 240;                                      ///< then SIGKILL
 };

@@ -68,6 +68,7 @@ Config read_config() {
   if (const std::string n = text_of("SOFTCUDA_THREADS"); !n.empty())
     c.n_threads = static_cast<uint32_t>(std::clamp(std::atoi(n.c_str()), 1, 64));
   if (const std::string n = text_of("SOFTCUDA_MEMORY"); !n.empty()) c.memory_bytes = std::strtoull(n.c_str(), nullptr, 10);
+  if (const std::string n = text_of("SOFTCUDA_DRIVER"); !n.empty()) c.driver_version = std::atoi(n.c_str());
   if (const std::string order = text_of("SOFTCUDA_ORDER"); order == "reverse") c.is_reverse = true;
   else if (!order.empty() && order != "forward") c.seed = std::strtoull(order.c_str(), nullptr, 10);
   c.allows_exited_barrier = text_of("SOFTCUDA_ALLOW").find("exited-barrier") != std::string::npos;

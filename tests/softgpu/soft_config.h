@@ -3,6 +3,7 @@
 //   SOFTCUDA_PROFILE   path of a device profile (kernel_src/profiles/*.toml); default: an RTX 5090
 //   SOFTCUDA_THREADS   host threads that run blocks; default: all cores
 //   SOFTCUDA_MEMORY    device memory in bytes, instead of the profile's
+//   SOFTCUDA_DRIVER    what cuDriverGetVersion answers, e.g. 12040; default 13000
 //   SOFTCUDA_FAULT     "call:n:code[,...]": the n-th use of a driver function fails with a CUresult, e.g. "cuMemAlloc_v2:3:2"
 //   SOFTCUDA_ORDER     "forward" (default), "reverse" or a seed: order of blocks and threads
 //   SOFTCUDA_ALLOW     "exited-barrier": a block barrier may be passed while other threads of the block have exited
@@ -31,6 +32,7 @@ struct Config {
   double bandwidth_gb_per_s = 1792;
   bool is_integrated = false;
 
+  int driver_version = 13000;
   uint32_t n_threads = 1;
   bool is_reverse = false;
   uint64_t seed = 0;  ///< 0: no shuffling

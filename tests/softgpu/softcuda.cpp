@@ -57,7 +57,7 @@ SOFT_API CUresult cuInit(unsigned flags) {
 }
 SOFT_API CUresult cuDriverGetVersion(int* version) {
   SOFT_ENTER(cuDriverGetVersion);
-  *version = 13000;
+  *version = config().driver_version;
   return CUDA_SUCCESS;
 }
 SOFT_API CUresult cuGetErrorName(CUresult code, const char** out) {
