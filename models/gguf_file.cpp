@@ -88,6 +88,8 @@ struct GgufFile::Impl {
   std::vector<MappedModelFile> parts;
   std::vector<std::span<const std::byte>> part_bytes;
   std::vector<std::string> part_paths;
+  std::string header_only;               // gguf_without_data: what the metadata points into
+  bool has_data = true;
   ParsedGguf head;                       // metadata of the first part, tensors of all parts
   NameIndex tensor_names{0};
 
@@ -274,8 +276,23 @@ const TensorInfo& GgufFile::require_tensor(std::string_view name) const {
               fmt::format("file {}", path()));
 }
 
+bool GgufFile::has_data() const { return impl_->has_data; }
+
 std::span<const std::byte> GgufFile::bytes(const TensorInfo& tensor) const {
+  if (!impl_->has_data) throw Error(ErrorKind::kInternal, fmt::format("{}: tensor {} has no data", path(), tensor.name));
   return impl_->part_bytes.at(tensor.part).subspan(tensor.file_offset, tensor.n_bytes);
+}
+
+GgufFile gguf_without_data(std::string header, uint64_t file_bytes, const std::string& name) {
+  GgufFile file;
+  file.impl_->header_only = std::move(header);
+  file.impl_->has_data = false;
+  file.impl_->part_paths = {name};
+  const auto bytes = std::as_bytes(std::span(file.impl_->header_only));
+  file.impl_->part_bytes = {bytes};
+  file.impl_->head = parse_gguf(bytes, file_bytes, name, 0);
+  file.impl_->index_names();
+  return file;
 }
 
 GgufFile gguf_from_memory(std::span<const std::byte> bytes, const std::string& name) {

@@ -73,6 +73,8 @@ class GgufFile {
 
   const TensorInfo* find_tensor(std::string_view name) const;
   const TensorInfo& require_tensor(std::string_view name) const;
+  /// False for gguf_without_data: bytes() throws kInternal and fd() is -1.
+  bool has_data() const;
   /// The tensor's bytes in the mapping; valid as long as this object lives.
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
   /// File descriptor of a part, for pread by the weight loader; owned by this object.
@@ -82,6 +84,7 @@ class GgufFile {
 
  private:
   friend GgufFile open_gguf(const std::string& path);
+  friend GgufFile gguf_without_data(std::string header, uint64_t file_bytes, const std::string& name);
   friend GgufFile gguf_from_memory(std::span<const std::byte> bytes, const std::string& name);
   GgufFile();
   struct Impl;
@@ -92,6 +95,10 @@ class GgufFile {
 /// Throws kIo (can't open, not a regular file), kBadModel (every broken rule of the container, with field and byte
 /// offset) or kUnsupported (big-endian file, tensor type that only others read).
 GgufFile open_gguf(const std::string& path);
+
+/// Metadata and tensor table of a file whose data section exists nowhere; `header` is what comes before it, `file_bytes`
+/// the size the whole would have. For weights that are made where they are needed (models/synth.h).
+GgufFile gguf_without_data(std::string header, uint64_t file_bytes, const std::string& name);
 
 /// The same checks on one unsplit file that lies in memory; `bytes` must outlive the result, whose fd() is -1. `name`
 /// stands for the path in messages. For tests and the fuzz target.

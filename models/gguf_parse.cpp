@@ -403,7 +403,7 @@ GgufValue read_gguf_scalar(uint32_t type, const std::byte* from) {
   }
 }
 
-ParsedGguf parse_gguf(std::span<const std::byte> bytes, const std::string& file, uint32_t part_idx) {
+ParsedGguf parse_gguf(std::span<const std::byte> bytes, uint64_t file_bytes, const std::string& file, uint32_t part_idx) {
   Cursor in(bytes, file);
   ParsedGguf out;
   read_magic(in, bytes);
@@ -415,7 +415,7 @@ ParsedGguf parse_gguf(std::span<const std::byte> bytes, const std::string& file,
   read_metadata(in, n_keys, n_keys_offset, out);
   out.alignment = read_alignment(in, out);
   read_tensors(in, n_tensors, n_tensors_offset, out);
-  place_tensors(in, bytes.size(), out);
+  place_tensors(in, file_bytes, out);
   for (TensorInfo& info : out.tensors) info.part = part_idx;
   return out;
 }

@@ -35,7 +35,11 @@ struct ParsedGguf {
 
 /// Allocates in proportion to what the file holds, never to what it declares; linear time (sorting of tensor ranges
 /// apart). Throws kBadModel with field, offset and `file`, or kUnsupported for a tensor type that only others read.
-ParsedGguf parse_gguf(std::span<const std::byte> bytes, const std::string& file, uint32_t part_idx);
+/// `file_bytes`: size of the whole file, of which `bytes` must hold at least the header.
+ParsedGguf parse_gguf(std::span<const std::byte> bytes, uint64_t file_bytes, const std::string& file, uint32_t part_idx);
+inline ParsedGguf parse_gguf(std::span<const std::byte> bytes, const std::string& file, uint32_t part_idx) {
+  return parse_gguf(bytes, bytes.size(), file, part_idx);
+}
 
 /// GGUF's name of a value type id: "u32", "string", "array"; "type 77" for an unknown one.
 std::string gguf_type_name(uint32_t type);
