@@ -68,13 +68,16 @@ KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device)
   require_rule(!p.finishes_rows || n_rows % 32 == 0, "{}: {} rows are not a multiple of 32", kFamily, n_rows);
   const uint64_t max_row_bytes = *std::max_element(row_bytes.begin(), row_bytes.end());
   const uint32_t n_warps = p.finishes_rows ? n_slice_warps(p.n_cols) : 8;
-  // Two blocks an SM, as long as the rows last.
-  const uint32_t tile_rows =
+  const uint64_t x_bytes = p.is_normed ? normed_vec_bytes(p.n_cols) : quant_vec_bytes(p.n_cols);
+  // Two blocks an SM, as long as the rows last; smaller tiles where those don't fit a block's shared memory.
+  uint32_t tile_rows =
       p.finishes_rows ? kFinishRows : std::clamp(round_up(ceil_div(n_rows, 2 * device.n_sms), 4), 8u, 32u);
+  while (!p.finishes_rows && tile_rows > 8 &&
+         tile_rows * max_row_bytes + x_bytes + tile_sum_bytes(p.n_cols, tile_rows, n_warps) + 1024 > device.smem_per_block_bytes)
+    tile_rows -= 4;
   uint32_t n_blocks = 0;
   for (uint64_t n : rows) first_block.push_back(n_blocks), n_blocks += ceil_div(n, tile_rows);
   const uint64_t tile_bytes = tile_rows * max_row_bytes;
-  const uint64_t x_bytes = p.is_normed ? normed_vec_bytes(p.n_cols) : quant_vec_bytes(p.n_cols);
   require_smem(kFamily, tile_bytes, x_bytes + tile_sum_bytes(p.n_cols, tile_rows, n_warps), device);
   return {.source = "decode_gemv.cu", .entry = "sj_decode_gemv",
           .baked = {{"kCols", p.n_cols}, {"kMatrices", static_cast<int64_t>(types.size())}, array_baked("kMatrixTypes", types),

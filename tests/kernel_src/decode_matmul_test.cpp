@@ -42,6 +42,14 @@ TEST(DecodeMatmulSpec, TilesGrowWithTheRowsAnSmHas) {
   EXPECT_EQ(baked_int(decode_gemv_spec(p, with_sms(rtx5090(), 2)), "kTileRows"), 32);
 }
 
+TEST(DecodeMatmulSpec, TilesShrinkToFitSharedMemory) {
+  // Few SMs ask for 32 rows, but 32 of 4096 columns in Q6_K are more than the 99 KB of a block.
+  const KernelSpec spec = decode_gemv_spec({.matrices = {{DType::kQ4_K, 5120}, {DType::kQ6_K, 1024}}, .n_cols = 4096, .is_normed = true},
+                                           require_device_profile("gb10"));
+  EXPECT_EQ(baked_int(spec, "kTileRows"), 24);
+  EXPECT_EQ(spec.launch.grid.x, 214u + 43);
+}
+
 TEST(DecodeMatmulSpec, GemvRefusesWhatItCannotServe) {
   const auto make = [](DecodeGemvParams p) { return [p] { decode_gemv_spec(p, rtx5090()); }; };
   EXPECT_TRUE(is_refused(make({.matrices = {}, .n_cols = 512}), "decode_gemv: expected 1 to 4 matrices, found 0"));
