@@ -6,7 +6,7 @@
 // before the dependency wait: only this kernel writes the cache, in the step before.
 // q and the softmax weights are split in two halves each (x = hi + lo, both f16), which fill the 16 rows of the tensor
 // core's tile: products are as exact as in f32.    Splits meet first in their cluster, then through global memory.
-// spec: decode_attention_spec.cpp
+// spec: decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/decode.cuh"

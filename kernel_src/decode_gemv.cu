@@ -1,7 +1,7 @@
 // One decode stage: y = W x for up to four matrices that share their input (q, k, v), or one that ends a half layer:
 // y = residual + W x, also quantised as the next stage's input.
 // x: NormedVec or QuantVec of kCols    W: row records    A block owns kTileRows rows of one matrix, requested and unpacked
-// before the dependency wait; warps split the columns.    spec: decode_gemv_spec.cpp
+// before the dependency wait; warps split the columns.    spec: decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/decode.cuh"

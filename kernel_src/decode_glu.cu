@@ -1,6 +1,6 @@
 // h = act(Wg x / rms) * (Wu x / rms), quantised. Dense, or for the experts that the router's logits choose; each block finds
 // its expert itself.    x: NormedVec<kCols>    h: QuantVec<kUsed * kFf>    A block owns kHRows values of h: as many rows of
-// gate and of up. Dense weights are requested before the dependency wait.    spec: decode_glu_spec.cpp
+// gate and of up. Dense weights are requested before the dependency wait.    spec: decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/activation.cuh"
@@ -57,6 +57,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_glu(const Decod
       TopExperts<kExperts, kUsed> experts;
       experts.fetch(args.logits);
       experts.find(slot + 1);
+      __syncwarp();  // all barriers are initialised
       const uint32_t expert = __shfl_sync(kAllLanes, experts.id(), slot);
       request(args, static_cast<size_t>(expert) * kFf + first, weights, shared);
     }

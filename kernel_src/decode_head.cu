@@ -1,6 +1,6 @@
 // y = W x / rms + b for a matrix of many rows (the vocabulary). x: NormedVec<kCols>    Each warp streams its rows through a
 // ring of kSlots slots of kSlotRows rows; the first ones are requested before the dependency wait.
-// spec: decode_head_spec.cpp
+// spec: decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/decode.cuh"

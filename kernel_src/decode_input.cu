@@ -1,5 +1,5 @@
 // Brings a residual stream that no decode stage finished (the embedding, or a generic kernel's result) into the form that
-// decode stages read.    x, y: [kRows] f32    next: NormedVec<kRows>    a warp 16 rows    spec: decode_input_spec.cpp
+// decode stages read.    x, y: [kRows] f32    next: NormedVec<kRows>    a warp 16 rows    spec: decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/decode.cuh"

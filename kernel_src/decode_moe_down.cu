@@ -1,7 +1,7 @@
 // y = residual + sum_s w_s Wd[e_s] h_s over the experts that the router's logits choose, in order of rank; y is also
 // quantised as the next stage's input.    h: QuantVec<kUsed * kFf>    A block owns 16 rows of every chosen expert, a warp one
 // expert (or a part of its rows).    The stage before triggers behind its own wait, so the logits are complete when this
-// kernel starts: the weights are requested before the dependency wait.    spec: decode_moe_down_spec.cpp
+// kernel starts: the weights are requested before the dependency wait.    spec: decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/decode.cuh"

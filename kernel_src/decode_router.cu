@@ -1,6 +1,6 @@
 // logits = Wr RMSNorm(x) in f32. The norm's weights are multiplied into the rows before the dependency wait; behind it one
 // reduction gives the products and the sum of squares.    x: [kCols] f32    kBlockRows experts a block    spec:
-// decode_router_spec.cpp
+// decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/decode.cuh"

@@ -84,7 +84,7 @@ KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device)
                     array_baked("kMatrixRowBytes", row_bytes), array_baked("kMatrixRows", rows),
                     array_baked("kMatrixFirstBlock", first_block), array_baked("kMatrixFirstOut", first_out),
                     {"kIsNormed", p.is_normed}, {"kFinishesRows", p.finishes_rows}, {"kHasBias", p.has_bias},
-                    {"kRowsOut", static_cast<int64_t>(n_rows)}, {"kEps", p.eps}, {"kWarps", n_warps}, {"kTileRows", tile_rows}},
+                    {"kRowsOut", p.finishes_rows ? static_cast<int64_t>(n_rows) : 32}, {"kEps", p.eps}, {"kWarps", n_warps}, {"kTileRows", tile_rows}},
           .launch = {.grid = {n_blocks}, .block = {32 * n_warps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
           .cost = {.bytes = static_cast<double>(n_weight_bytes) + static_cast<double>(x_bytes) + 4.0 * n_rows * (p.finishes_rows ? 3 : 1),
                    .flops = 2.0 * n_rows * p.n_cols}};
