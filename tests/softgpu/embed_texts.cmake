@@ -1,7 +1,7 @@
 # Writes soft_texts.h: the prelude's texts as raw strings (in pieces: compilers limit the length of one literal).
 # Arguments: OUT, DIR.
 set(content "// Generated.\n#pragma once\n#include <string_view>\nnamespace softgpu {\n")
-foreach(pair kSoftImageText=soft_image.h kPreludeText=prelude.h kSoftPtxText=soft_ptx.h)
+foreach(pair kSoftImageText=soft_image.h kPreludeText=prelude.h kSoftPtxText=soft_ptx.h kHooksText=soft_hooks.h)
   string(REPLACE "=" ";" pair ${pair})
   list(GET pair 0 name)
   list(GET pair 1 file)

@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cstdio>
 #include <cstring>
 
 #include "softgpu/soft_config.h"
@@ -48,6 +50,8 @@ struct BlockRunner::Fiber {
   void* operand;
   uint32_t mask;
   bool is_at_barrier;
+  bool has_waited;    ///< called griddepcontrol.wait, or met a thread that had
+  uint16_t sync;      ///< warp collectives it took part in
   uint32_t n_groups;  ///< groups of asynchronous copies closed so far
   std::vector<AsyncCopy> copies;
 #if defined(__SANITIZE_ADDRESS__)
@@ -220,7 +224,10 @@ void BlockRunner::finish_barrier() {
   barrier_result_ = barrier_sum_;
   n_at_barrier_ = barrier_sum_ = 0;
   for (uint32_t w = 0; w < n_warps_; ++w) warps_[w].ready = warps_[w].live;
-  for (uint32_t i = 0; i < n_threads_; ++i) fibers_[i].is_at_barrier = false;
+  bool has_waited = false;
+  for (uint32_t i = 0; i < n_threads_; ++i) has_waited |= fibers_[i].has_waited;
+  for (uint32_t i = 0; i < n_threads_; ++i) fibers_[i].is_at_barrier = false, fibers_[i].has_waited = has_waited;
+  shared_shadow_.barrier();
   n_idle_polls_ = 0;
 }
 
@@ -256,6 +263,15 @@ void BlockRunner::complete_group(Warp& warp, uint32_t mask) {
     operands[lane.thread.lane] = lane.operand;
   }
   if (first.fn != nullptr) first.fn(operands, need);
+  if (kIsChecked) {
+    bool has_waited = false;
+    for (uint32_t rest = need; rest != 0; rest &= rest - 1) has_waited |= warp.lanes[__builtin_ctz(rest)].has_waited;
+    for (uint32_t rest = need; rest != 0; rest &= rest - 1) {
+      Fiber& lane = warp.lanes[__builtin_ctz(rest)];
+      lane.has_waited = has_waited;
+      ++lane.sync;
+    }
+  }
   warp.waiting &= ~need;
   warp.ready |= need;
   n_idle_polls_ = 0;
@@ -298,6 +314,14 @@ void BlockRunner::yield() {
 
 // ---- asynchronous copies and mbarriers
 
+/// The bytes of shared memory that a copy will fill hold nothing until it has landed.
+void BlockRunner::expect_values(const void* shared, uint64_t n_bytes) {
+  const uint64_t offset = reinterpret_cast<uint64_t>(shared) - copy_->base - shared_->begin;
+  if (offset + n_bytes > shared_->is_variable.size() || offset > shared_->is_variable.size())
+    fail(CUDA_ERROR_ILLEGAL_ADDRESS, "asynchronous copy to an address that is not shared memory");
+  shared_shadow_.take_values(offset, n_bytes);
+}
+
 /// Performs all but the latest `n_pending` groups of the running thread's copies.
 void BlockRunner::land(uint32_t n_pending) {
   std::vector<AsyncCopy>& copies = current_->copies;
@@ -310,6 +334,7 @@ void BlockRunner::land(uint32_t n_pending) {
       copies[n_kept++] = copy;
       continue;
     }
+    if (kIsChecked) check_access(copy.shared, copy.n_bytes, static_cast<int>(AccessKind::kWrite), nullptr);
     std::memcpy(copy.shared, copy.global, copy.n_read);
     std::memset(static_cast<char*>(copy.shared) + copy.n_read, 0, copy.n_bytes - copy.n_read);
   }
@@ -326,6 +351,7 @@ void BlockRunner::advance(Barrier& barrier) {
   if (barrier.n_missing != 0 || barrier.missing_bytes != 0) return;
   ++barrier.phase;
   barrier.n_missing = barrier.n_arrivals;
+  shared_shadow_.barrier();
   n_idle_polls_ = 0;
 }
 
@@ -336,6 +362,7 @@ int BlockRunner::test_barrier(void* address, uint32_t parity) {
       ++i;
       continue;
     }
+    if (kIsChecked) check_access(bulk_copies_[i].shared, bulk_copies_[i].n_bytes, static_cast<int>(AccessKind::kWrite), nullptr);
     std::memcpy(bulk_copies_[i].shared, bulk_copies_[i].global, bulk_copies_[i].n_bytes);
     barrier.missing_bytes -= bulk_copies_[i].n_bytes;
     bulk_copies_.erase(bulk_copies_.begin() + static_cast<std::ptrdiff_t>(i));
@@ -344,6 +371,97 @@ int BlockRunner::test_barrier(void* address, uint32_t parity) {
   if ((barrier.phase & 1) != (parity & 1)) return 1;
   yield();
   return 0;
+}
+
+// ---- accesses (checked doubles)
+
+std::string BlockRunner::line_of(const void* pc) const {
+  if (pc == nullptr || copy_->path.empty()) return {};
+  char command[256], line[512] = {};
+  std::snprintf(command, sizeof command, "addr2line -e %s 0x%lx 2>/dev/null", copy_->path.c_str(),
+                static_cast<unsigned long>(reinterpret_cast<uint64_t>(pc) - copy_->base - 1));
+  if (FILE* const pipe = ::popen(command, "r")) {
+    if (std::fgets(line, sizeof line, pipe) == nullptr) line[0] = '\0';
+    ::pclose(pipe);
+  }
+  std::string text = line;
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  if (const size_t slash = text.find("softnvrtc-"); slash != std::string::npos)
+    if (const size_t name = text.find('/', slash); name != std::string::npos) text.erase(0, name + 1);
+  return text.empty() || text[0] == '?' ? "" : " at " + text;
+}
+
+std::string BlockRunner::shared_problem(uint64_t offset, uint64_t n_bytes, AccessKind kind) {
+  const bool is_dynamic = offset >= shared_->dynamic_offset && offset < shared_->dynamic_offset + kSoftDynamicBytes;
+  bool is_inside = true;
+  if (is_dynamic) {
+    is_inside = offset + n_bytes <= shared_->dynamic_offset + job_->dynamic_bytes;
+  } else {
+    for (uint64_t i = 0; i < n_bytes && is_inside; ++i) is_inside = shared_->is_variable[offset + i];
+  }
+  if (!is_inside) return "out of bounds";
+  const uint16_t idx = static_cast<uint16_t>(current_ - fibers_.data());
+  return shared_shadow_.check(offset, n_bytes, kind, {idx, current_->sync});
+}
+
+/// `kind` is an AccessKind, plus 8 when the compiler knows that the address may be misaligned.
+void BlockRunner::check_access(const void* pointer, uint64_t n_bytes, int kind, const void* pc) {
+  const uint64_t address = reinterpret_cast<uint64_t>(pointer);
+  const AccessKind access = static_cast<AccessKind>(kind & 7);
+  const auto what = [&] {
+    const char* const verb = access == AccessKind::kWrite ? "write" : access == AccessKind::kAtomic ? "atomic" : "read";
+    return std::string(verb) + " of " + std::to_string(n_bytes) + " bytes" + line_of(pc);
+  };
+  Memory& memory = Memory::instance();
+  if (memory.in_range(address)) {
+    if ((kind & 8) == 0 && address % n_bytes != 0)
+      fail(CUDA_ERROR_MISALIGNED_ADDRESS, what() + ": misaligned, " + memory.describe(address));
+    const uint64_t complete = current_->has_waited ? job_->complete_after_wait : job_->complete_before_wait;
+    const uint64_t also = current_->has_waited ? job_->launch_idx - 1 : 0;
+    const std::string problem = DeviceShadow::instance().check(
+        address, n_bytes, access, {job_->launch_idx, complete, also, block_idx_, config().allows_block_race});
+    if (!problem.empty())
+      fail(problem == "out of bounds" ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_ERROR_LAUNCH_FAILED,
+           what() + ": " + problem + " (" + memory.describe(address) + ")");
+    return;
+  }
+  const uint64_t offset = address - copy_->base - shared_->begin;
+  if (offset < shared_->is_variable.size()) {
+    // The image's own state lies in the same section: reads and writes of it are the prelude's.
+    if (!shared_->is_variable[offset] && is_own_state(address)) return;
+    if ((kind & 8) == 0 && address % n_bytes != 0)
+      fail(CUDA_ERROR_MISALIGNED_ADDRESS, what() + ": misaligned shared address");
+    if (const std::string problem = shared_problem(offset, n_bytes, access); !problem.empty())
+      fail(problem == "out of bounds" ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_ERROR_LAUNCH_FAILED,
+           what() + ": " + problem + " (" + shared_text(offset) + ")");
+    return;
+  }
+  const char* const at = static_cast<const char*>(pointer);
+  const bool is_stack = at >= stacks_ && at < stacks_ + kMaxThreads * kStackBytes;
+  const bool is_driver = at >= reinterpret_cast<const char*>(fibers_.data()) &&
+                         at < reinterpret_cast<const char*>(fibers_.data() + fibers_.size());
+  const bool is_image = address - copy_->base < copy_->span_bytes && access != AccessKind::kWrite;
+  if (!is_stack && !is_driver && !is_image && !is_own_state(address))
+    fail(CUDA_ERROR_ILLEGAL_ADDRESS, what() + ": an address that is neither device nor shared memory");
+}
+
+std::string BlockRunner::shared_text(uint64_t offset) const {
+  if (offset >= shared_->dynamic_offset && offset < shared_->dynamic_offset + kSoftDynamicBytes)
+    return "byte " + std::to_string(offset - shared_->dynamic_offset) + " of " + std::to_string(job_->dynamic_bytes) +
+           " bytes of dynamic shared memory";
+  const SharedRange* below = nullptr;
+  for (const SharedRange& range : shared_->ranges)
+    if (range.offset <= offset + shared_->begin) below = &range;
+  if (below == nullptr) return "before the first shared variable";
+  return "byte " + std::to_string(offset + shared_->begin - below->offset) + " of a shared variable of " +
+         std::to_string(below->size_bytes) + " bytes";
+}
+
+bool BlockRunner::is_own_state(uint64_t address) const {
+  const SoftImage& image = *copy_->image;
+  const auto is_in = [&](const void* p, size_t n) { return address - reinterpret_cast<uint64_t>(p) < n; };
+  return is_in(image.current, sizeof(void*)) || is_in(image.ops, sizeof(void*)) || is_in(image.block, sizeof(SoftBlock)) ||
+         is_in(*image.ops, sizeof(SoftOps));
 }
 
 // ---- the table that device text calls
@@ -355,11 +473,18 @@ SoftOps BlockRunner::make_ops() {
     running_->warp_collective(fn, operand, mask, place);
   };
   ops.pdl_trigger = [] {};
-  ops.pdl_wait = [] {};
+  ops.pdl_wait = [] {
+    running_->current_->has_waited = true;
+    running_->has_waited_ = true;
+  };
   ops.async_copy = [](void* shared, const void* global, unsigned n_bytes, unsigned n_read, unsigned long alignment) {
     const uint64_t both = reinterpret_cast<uint64_t>(shared) | reinterpret_cast<uint64_t>(global);
     if (both % alignment != 0) running_->fail(CUDA_ERROR_MISALIGNED_ADDRESS, "asynchronous copy of a misaligned address");
     Fiber& me = *running_->current_;
+    if (kIsChecked) {
+      if (n_read != 0) running_->check_access(global, n_read, 8, __builtin_return_address(0));
+      running_->expect_values(shared, n_bytes);
+    }
     me.copies.push_back({shared, global, n_bytes, std::min(n_read, n_bytes), false, me.n_groups});
   };
   ops.async_commit = [] {
@@ -373,6 +498,10 @@ SoftOps BlockRunner::make_ops() {
     const uint64_t all = reinterpret_cast<uint64_t>(shared) | reinterpret_cast<uint64_t>(global) | n_bytes;
     if (all % 16 != 0) running_->fail(CUDA_ERROR_MISALIGNED_ADDRESS, "bulk copy of a misaligned address or size");
     running_->require_barrier(barrier);
+    if (kIsChecked) {
+      running_->check_access(global, n_bytes, 8, __builtin_return_address(0));
+      running_->expect_values(shared, n_bytes);
+    }
     running_->bulk_copies_.push_back({shared, global, n_bytes, barrier});
   };
   ops.mbarrier_init = [](void* address, unsigned n_arrivals) {
@@ -388,14 +517,16 @@ SoftOps BlockRunner::make_ops() {
     running_->advance(barrier);
   };
   ops.mbarrier_test = [](void* address, unsigned parity) { return running_->test_barrier(address, parity); };
-  ops.check_access = [](const void*, unsigned long, int, const void*) {};
+  ops.check_access = [](const void* address, unsigned long n_bytes, int kind, const void* pc) {
+    running_->check_access(address, n_bytes, kind, pc);
+  };
   ops.fence = [] {};
   ops.yield = [] { running_->yield(); };
   ops.fail = [](const char* message) { running_->fail(CUDA_ERROR_LAUNCH_FAILED, message); };
   return ops;
 }
 
-bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const std::vector<SharedRange>& shared, const uint32_t (&idx)[3],
+bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const SharedMap& shared, const uint32_t (&idx)[3],
                       KernelFault& fault) {
   static const SoftOps ops = make_ops();
   running_ = this;
@@ -403,6 +534,8 @@ bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const std::ve
   copy_ = &copy;
   fault_ = &fault;
   fault = {};
+  shared_ = &shared;
+  block_idx_ = idx[0] + job.grid[0] * (idx[1] + job.grid[1] * idx[2]);
   n_threads_ = job.block[0] * job.block[1] * job.block[2];
   n_live_ = n_threads_;
   n_warps_ = (n_threads_ + 31) / 32;
@@ -416,8 +549,12 @@ bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const std::ve
   *image.ops = &ops;
   *image.block = {job.grid[0], job.grid[1], job.grid[2], job.block[0], job.block[1], job.block[2], idx[0], idx[1], idx[2]};
   // What shared memory holds when a block starts is anything but zero.
-  for (const SharedRange& range : shared) std::memset(reinterpret_cast<void*>(copy.base + range.offset), 0xA5, range.size_bytes);
+  for (const SharedRange& range : shared.ranges) std::memset(reinterpret_cast<void*>(copy.base + range.offset), 0xA5, range.size_bytes);
   std::memset(image.dynamic_shared, 0xA5, job.dynamic_bytes);
+  if (kIsChecked) {
+    shared_shadow_.cover(shared.is_variable.size());
+    shared_shadow_.block_begins();
+  }
 
   for (uint32_t w = 0; w < n_warps_; ++w) {
     const uint32_t n = std::min(32u, n_threads_ - 32 * w), all = n == 32 ? ~0u : (1u << n) - 1u;
@@ -429,7 +566,8 @@ bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const std::ve
     fiber.context = bc::make_fcontext(fiber.stack_top, kStackBytes / 2, &fiber_main);
     fiber.warp = &warps_[i / 32];
     fiber.place = {"", "", 0};
-    fiber.is_at_barrier = false;
+    fiber.is_at_barrier = fiber.has_waited = false;
+    fiber.sync = 0;
     fiber.n_groups = 0;
     fiber.copies.clear();
   }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "softgpu/soft_checks.h"
 #include "softgpu/soft_image.h"
 
 namespace softgpu {
@@ -17,11 +18,22 @@ struct ImageCopy {
   void* handle = nullptr;
   const SoftImage* image = nullptr;
   uint64_t base = 0;           ///< load address
+  uint64_t span_bytes = 0;     ///< of everything that is loaded there
+  std::string path = {};       ///< of its file, while that is kept
 };
 
 /// A range of an image's data that is shared memory.
 struct SharedRange {
   uint64_t offset, size_bytes;  ///< from the load address
+};
+
+/// Where shared memory lies in an image, relative to its load address.
+struct SharedMap {
+  std::vector<SharedRange> ranges;
+  // Checked doubles only, for one lookup an access:
+  uint64_t begin = 0, dynamic_offset = 0;  ///< the first byte; the dynamic part from there
+  std::vector<bool> is_variable;           ///< by byte from `begin`: belongs to a static variable
+  void index(uint64_t dynamic_at);
 };
 
 struct LaunchJob {
@@ -31,6 +43,7 @@ struct LaunchJob {
   uint32_t dynamic_bytes = 0;
   void** params = nullptr;
   uint64_t launch_idx = 0;
+  uint64_t complete_before_wait = 0, complete_after_wait = 0;  ///< launches up to these are complete (checked doubles only)
 };
 
 struct KernelFault {
@@ -46,8 +59,11 @@ class BlockRunner {
   BlockRunner& operator=(const BlockRunner&) = delete;
 
   /// Runs block `idx`; returns false with the fault set when it went wrong.
-  bool run(const LaunchJob& job, const ImageCopy& copy, const std::vector<SharedRange>& shared, const uint32_t (&idx)[3],
+  bool run(const LaunchJob& job, const ImageCopy& copy, const SharedMap& shared, const uint32_t (&idx)[3],
            KernelFault& fault);
+  /// Whether a thread of the current launch has called griddepcontrol.wait.
+  bool has_waited() const { return has_waited_; }
+  void launch_begins() { has_waited_ = false; }
 
  private:
   struct Fiber;
@@ -84,6 +100,12 @@ class BlockRunner {
   [[noreturn]] void fail(int code, const std::string& message);
   std::string where() const;
   std::string waiting_text() const;
+  void check_access(const void* address, uint64_t n_bytes, int kind, const void* pc);
+  std::string shared_problem(uint64_t offset, uint64_t n_bytes, AccessKind kind);
+  std::string shared_text(uint64_t offset) const;
+  std::string line_of(const void* pc) const;
+  bool is_own_state(uint64_t address) const;
+  void expect_values(const void* shared, uint64_t n_bytes);
   unsigned block_barrier(int predicate, const SoftPlace* place);
   void warp_collective(SoftLaneFn fn, void* operand, unsigned mask, const SoftPlace* place);
   void yield();
@@ -109,6 +131,10 @@ class BlockRunner {
   uint64_t n_idle_polls_ = 0;
   std::vector<Barrier> barriers_;
   std::vector<BulkCopy> bulk_copies_;
+  const SharedMap* shared_ = nullptr;
+  SharedShadow shared_shadow_;
+  bool has_waited_ = false;
+  uint32_t block_idx_ = 0;
 };
 
 }  // namespace softgpu

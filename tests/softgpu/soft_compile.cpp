@@ -15,7 +15,8 @@
 #include <set>
 #include <sstream>
 
-#include "soft_texts.h"  // generated: kSoftImageText, kPreludeText, kSoftPtxText
+#include "soft_texts.h"  // generated: kSoftImageText, kPreludeText, kSoftPtxText, kHooksText
+#include "softgpu/soft_checks.h"
 
 extern char** environ;
 
@@ -24,11 +25,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-#ifdef SOFT_CHECKED
-constexpr bool kIsChecked = true;
-#else
-constexpr bool kIsChecked = false;
-#endif
 constexpr uint64_t kPadding = kIsChecked ? 64 : 0;
 
 /// Removed with everything in it when it goes out of scope.
@@ -131,7 +127,8 @@ std::string with_dynamic_shared(const std::string& text) {
 
 std::string trampolines(const std::vector<std::string>& entries, const std::set<std::string>& namespaces) {
   std::ostringstream out;
-  out << "\n#line 1 \"softgpu-trampolines\"\n"
+  out << "\n#line 1 \"softgpu-trampolines\"\n" << (kIsChecked ? "#include \"soft_hooks.h\"\n" : "")
+      <<
          "extern \"C\" { const SoftThread* soft_current; SoftBlock soft_block; const SoftOps* soft_ops;\n"
          "alignas(1024) char soft_dynamic_shared[kSoftDynamicBytes]; }\n"
          "template <int... I> struct SoftIndices {};\n"
@@ -150,10 +147,10 @@ std::string trampolines(const std::vector<std::string>& entries, const std::set<
          "    return all;\n"
          "  }\n"
          "  static constexpr Params kParams = make();\n"
-         "  template <int... I> static void call_with(void** p, SoftIndices<I...>) {\n"
+         "  template <int... I> SOFT_UNCHECKED static void call_with(void** p, SoftIndices<I...>) {\n"
          "    F(*static_cast<typename SoftPlain<A>::type*>(p[I])...);\n"
          "  }\n"
-         "  static void call(void** p) { call_with(p, typename SoftMakeIndices<kCount>::type()); }\n"
+         "  SOFT_UNCHECKED static void call(void** p) { call_with(p, typename SoftMakeIndices<kCount>::type()); }\n"
          "};\n";
   for (const std::string& name : namespaces) out << "namespace " << name << " {}\nusing namespace " << name << ";\n";
   out << "static const SoftKernel soft_kernels[] = {\n";
@@ -235,7 +232,7 @@ std::vector<std::string> compiler_flags(const CompileInput& in) {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) flags.push_back("-march=x86-64-v3");
 #endif
   if (kIsChecked) {
-    flags.push_back("-fsanitize=thread");
+    flags.insert(flags.end(), {"-fsanitize=thread", "-fsanitize=alignment,bounds", "-fno-sanitize-recover=all"});
     flags.push_back("-DSOFT_CHECKED");
   }
   flags.insert(flags.end(), in.defines.begin(), in.defines.end());
@@ -261,6 +258,7 @@ CompileOutput compile_for_host(const CompileInput& in) {
   }
   write_text(folder.path() / "soft_image.h", std::string(kSoftImageText));
   write_text(folder.path() / "soft_prelude.h", std::string(kPreludeText));
+  write_text(folder.path() / "soft_hooks.h", std::string(kHooksText));
 
   out.entries = find_entries(in.text);
   std::string source = "#include \"soft_image.h\"\n#include \"soft_prelude.h\"\n#line 1 \"" + in.name + "\"\n" +

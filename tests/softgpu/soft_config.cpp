@@ -1,5 +1,7 @@
 #include "softgpu/soft_config.h"
 
+#include "softgpu/soft_checks.h"
+
 #define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>
 
@@ -67,10 +69,12 @@ Config read_config() {
   c.n_threads = std::max(1u, std::thread::hardware_concurrency());
   if (const std::string n = text_of("SOFTCUDA_THREADS"); !n.empty())
     c.n_threads = static_cast<uint32_t>(std::clamp(std::atoi(n.c_str()), 1, 64));
+  if (kIsChecked) c.n_threads = 1;
   if (const std::string n = text_of("SOFTCUDA_MEMORY"); !n.empty()) c.memory_bytes = std::strtoull(n.c_str(), nullptr, 10);
   if (const std::string n = text_of("SOFTCUDA_DRIVER"); !n.empty()) c.driver_version = std::atoi(n.c_str());
   if (const std::string order = text_of("SOFTCUDA_ORDER"); order == "reverse") c.is_reverse = true;
   else if (!order.empty() && order != "forward") c.seed = std::strtoull(order.c_str(), nullptr, 10);
+  c.allows_block_race = text_of("SOFTCUDA_ALLOW").find("block-race") != std::string::npos;
   c.allows_exited_barrier = text_of("SOFTCUDA_ALLOW").find("exited-barrier") != std::string::npos;
   read_faults(text_of("SOFTCUDA_FAULT"), c);
   return c;

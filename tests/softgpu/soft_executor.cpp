@@ -46,7 +46,8 @@ bool Module::load_copy(ImageCopy& copy, std::string& why) {
     const char* const reason = ::dlerror();
     why = reason != nullptr ? reason : "no room for the image";
   }
-  ::unlink(path.c_str());
+  if (kIsChecked) copy.path = path;  // kept for the line numbers of messages
+  else ::unlink(path.c_str());
   if (copy.handle == nullptr) return false;
   copy.image = static_cast<const SoftImage*>(::dlsym(copy.handle, "soft_image"));
   if (copy.image == nullptr || copy.image->magic != kSoftImageMagic || copy.image->version != kSoftImageVersion) {
@@ -56,6 +57,10 @@ bool Module::load_copy(ImageCopy& copy, std::string& why) {
   link_map* map = nullptr;
   ::dlinfo(copy.handle, RTLD_DI_LINKMAP, &map);
   copy.base = map->l_addr;
+  const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(host_image_.data());
+  const auto* segments = reinterpret_cast<const ElfW(Phdr)*>(host_image_.data() + header->e_phoff);
+  for (uint16_t i = 0; i < header->e_phnum; ++i)
+    if (segments[i].p_type == PT_LOAD) copy.span_bytes = std::max<uint64_t>(copy.span_bytes, segments[i].p_vaddr + segments[i].p_memsz);
   return true;
 }
 
@@ -70,15 +75,38 @@ std::shared_ptr<Module> Module::load(std::string_view host_image, uint32_t arch,
   if (!module->load_copy(module->copies_[0], why)) return nullptr;
   const uint64_t padding = module->image().is_checked ? 64 : 0;
   for (const SharedVariable& variable : shared_variables(module->host_image_, padding)) {
-    module->shared_.push_back({variable.address, variable.size_bytes});
+    module->shared_.ranges.push_back({variable.address, variable.size_bytes});
     module->static_shared_bytes_ = (module->static_shared_bytes_ + 15) / 16 * 16 + variable.size_bytes;
+  }
+  if (kIsChecked) {
+    if (!module->image().is_checked) {
+      why = "the image has no access checks: it is not from the checked libnvrtc";
+      return nullptr;
+    }
+    module->shared_.index(reinterpret_cast<uint64_t>(module->image().dynamic_shared) - module->copies_[0].base);
   }
   return module;
 }
 
+void SharedMap::index(uint64_t dynamic_at) {
+  uint64_t end = dynamic_at + kSoftDynamicBytes;
+  begin = dynamic_at;
+  for (const SharedRange& range : ranges) {
+    begin = std::min(begin, range.offset - std::min<uint64_t>(range.offset, 64));
+    end = std::max(end, range.offset + range.size_bytes + 64);
+  }
+  dynamic_offset = dynamic_at - begin;
+  is_variable.assign(end - begin, false);
+  for (const SharedRange& range : ranges)
+    std::fill_n(is_variable.begin() + static_cast<std::ptrdiff_t>(range.offset - begin), range.size_bytes, true);
+}
+
 Module::~Module() {
   for (const ImageCopy& copy : copies_)
+{
     if (copy.handle != nullptr) ::dlclose(copy.handle);
+    if (!copy.path.empty()) ::unlink(copy.path.c_str());
+  }
 }
 
 const ImageCopy& Module::copy(uint32_t worker) {
@@ -116,6 +144,7 @@ class Pool {
     std::copy_n(launch.block, 3, job.block);
     job.dynamic_bytes = launch.dynamic_bytes;
     job.launch_idx = ++n_launches_;
+    if (kIsChecked) order_launch(launch, job);
     std::vector<void*> params;
     for (const std::vector<char>& param : launch.params) params.push_back(const_cast<char*>(param.data()));
     job.params = params.data();
@@ -144,7 +173,10 @@ class Pool {
       std::fprintf(stderr, "# softcuda: %s\n", fault_.message.c_str());
       set_sticky_fault(fault_.code);
     }
+    if (kIsChecked) previous_waited_ = runners_[0] && runners_[0]->has_waited();
   }
+
+  void full_barrier() { full_barrier_at_ = n_launches_; }
 
  private:
   Pool() : runners_(config().n_threads) {}
@@ -187,6 +219,24 @@ class Pool {
     }
   }
 
+  /// Which earlier launches are complete when this one starts, and which once it has waited. A programmatic launch may start
+  /// while its predecessors run; griddepcontrol.wait waits for the one before, whose own wait covers those before that.
+  void order_launch(const Launch& launch, LaunchJob& job) {
+    remember_launch(job.launch_idx, job.name);
+    DeviceShadow::instance().launch_begins(uint64_t{job.grid[0]} * job.grid[1] * job.grid[2]);
+    const uint64_t before = job.launch_idx - 1;
+    if (!launch.is_programmatic || full_barrier_at_ == before) {
+      complete_before_wait_ = complete_after_wait_ = before;
+    } else {
+      complete_before_wait_ = before_wait_of_previous_;
+      complete_after_wait_ = previous_waited_ ? before : before_wait_of_previous_;
+    }
+    job.complete_before_wait = complete_before_wait_;
+    job.complete_after_wait = complete_after_wait_;
+    before_wait_of_previous_ = complete_before_wait_;
+    if (runners_[0]) runners_[0]->launch_begins();
+  }
+
   /// Blocks may run in any order; a stride that shares no factor with their number visits each once.
   void choose_order() {
     const Config& c = config();
@@ -204,6 +254,8 @@ class Pool {
   std::condition_variable wake_, done_;
   std::vector<std::unique_ptr<BlockRunner>> runners_;
   uint32_t n_started_ = 0, n_wanted_ = 0, n_running_ = 0;
+  uint64_t full_barrier_at_ = 0, complete_before_wait_ = 0, complete_after_wait_ = 0, before_wait_of_previous_ = 0;
+  bool previous_waited_ = false;
   uint64_t generation_ = 0, n_blocks_ = 0, n_launches_ = 0, stride_ = 1;
   std::atomic<uint64_t> next_ = 0;
   Module* module_ = nullptr;
@@ -214,6 +266,9 @@ class Pool {
 }  // namespace
 
 void run_launch(const Launch& launch) { Pool::instance().run(launch); }
+void note_full_barrier() {
+  if (kIsChecked) Pool::instance().full_barrier();
+}
 
 int sticky_fault() { return g_sticky; }
 void set_sticky_fault(int code) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "softgpu/soft_block.h"
+#include "softgpu/soft_checks.h"
 
 namespace softgpu {
 
@@ -22,7 +23,7 @@ class Module {
 
   const SoftImage& image() const { return *copies_[0].image; }
   uint64_t static_shared_bytes() const { return static_shared_bytes_; }
-  const std::vector<SharedRange>& shared() const { return shared_; }
+  const SharedMap& shared() const { return shared_; }
   /// The copy of host thread `worker`, loaded at its first use.
   const ImageCopy& copy(uint32_t worker);
 
@@ -31,7 +32,7 @@ class Module {
   bool load_copy(ImageCopy& copy, std::string& why);
   std::string host_image_;
   std::vector<ImageCopy> copies_;
-  std::vector<SharedRange> shared_;
+  SharedMap shared_;
   uint64_t static_shared_bytes_ = 0;
 };
 
@@ -46,6 +47,9 @@ struct Launch {
 
 /// Runs all blocks of a launch and returns when they are done. A fault is printed and remembered: see sticky_fault().
 void run_launch(const Launch& launch);
+
+/// All work so far is complete before what comes next: a copy, a fill, a synchronisation, the start of a graph.
+void note_full_barrier();
 
 /// CUresult of the first fault on this device; 0 while there is none. Every later call returns it.
 int sticky_fault();

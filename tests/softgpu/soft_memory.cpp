@@ -2,9 +2,9 @@
 
 #include <sys/mman.h>
 
-#include <cstdlib>
 #include <cstring>
 
+#include "softgpu/soft_checks.h"
 #include "softgpu/soft_config.h"
 
 namespace softgpu {
@@ -24,11 +24,12 @@ Memory& Memory::instance() {
 
 Memory::Memory() {
   // Addresses are not used again before the range is used up: a stale pointer hits nothing.
-  reserved_bytes_ = std::max<uint64_t>(config().memory_bytes * 4, 64ull << 30);
+  reserved_bytes_ = std::max<uint64_t>(config().memory_bytes * 2, 64ull << 30);
   void* const p = ::mmap(nullptr, reserved_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) reserved_bytes_ = 0;
   base_ = reinterpret_cast<uint64_t>(p);
   cursor_ = base_ + (1ull << 21);
+  DeviceShadow::instance().cover(base_, reserved_bytes_);
 }
 
 uint64_t Memory::total_bytes() const { return config().memory_bytes; }
@@ -38,46 +39,53 @@ uint64_t Memory::used_bytes() {
   return used_;
 }
 
+/// Addresses for `n_bytes` that were not used before, with a red zone on both sides.
+std::optional<uint64_t> Memory::place(uint64_t n_bytes, bool is_pinned) {
+  const uint64_t alignment = is_pinned ? 4096 : kAlignment;
+  const uint64_t address = round_up(cursor_ + kRedZoneBytes, alignment);
+  const uint64_t end = round_up(address + n_bytes + kRedZoneBytes, kAlignment);
+  if (end > base_ + reserved_bytes_) return std::nullopt;
+  cursor_ = end;
+  live_[address] = {address, n_bytes, count_++, is_pinned};
+  DeviceShadow::instance().allocated(address, n_bytes, is_pinned);
+  return address;
+}
+
+bool Memory::take_back(uint64_t address, bool is_pinned) {
+  const auto it = live_.find(address);
+  if (it == live_.end() || it->second.is_pinned != is_pinned) return false;
+  const uint64_t n_bytes = it->second.size_bytes;
+  const uint64_t first = round_up(address, 4096), last = (address + n_bytes) / 4096 * 4096;
+  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  DeviceShadow::instance().freed(address, n_bytes);
+  if (!is_pinned) used_ -= n_bytes;
+  live_.erase(it);
+  return true;
+}
+
 std::optional<uint64_t> Memory::allocate(uint64_t n_bytes) {
   const std::lock_guard lock(mutex_);
   if (n_bytes == 0 || n_bytes > total_bytes() || used_ + n_bytes > total_bytes()) return std::nullopt;
-  const uint64_t span = round_up(n_bytes + 2 * kRedZoneBytes, kAlignment);
-  if (cursor_ + span > base_ + reserved_bytes_) return std::nullopt;
-  const uint64_t address = round_up(cursor_ + kRedZoneBytes, kAlignment);
-  cursor_ = address + span;
+  const std::optional<uint64_t> address = place(n_bytes, false);
+  if (!address) return std::nullopt;
   used_ += n_bytes;
-  live_[address] = {address, n_bytes, count_++, false};
-  if (n_bytes <= kFilledBytes) std::memset(reinterpret_cast<void*>(address), 0xA5, n_bytes);
+  if (n_bytes <= kFilledBytes) std::memset(reinterpret_cast<void*>(*address), 0xA5, n_bytes);
   return address;
 }
 
 bool Memory::release(uint64_t address) {
   const std::lock_guard lock(mutex_);
-  const auto it = live_.find(address);
-  if (it == live_.end() || it->second.is_pinned) return false;
-  used_ -= it->second.size_bytes;
-  const uint64_t first = round_up(address, 4096), last = (address + it->second.size_bytes) / 4096 * 4096;
-  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
-  live_.erase(it);
-  return true;
+  return take_back(address, false);
 }
 
 std::optional<uint64_t> Memory::allocate_pinned(uint64_t n_bytes) {
   const std::lock_guard lock(mutex_);
-  void* const p = n_bytes == 0 ? nullptr : std::aligned_alloc(4096, round_up(n_bytes, 4096));
-  if (p == nullptr) return std::nullopt;
-  const uint64_t address = reinterpret_cast<uint64_t>(p);
-  live_[address] = {address, n_bytes, count_++, true};
-  return address;
+  return n_bytes == 0 ? std::nullopt : place(n_bytes, true);
 }
 
 bool Memory::release_pinned(uint64_t address) {
   const std::lock_guard lock(mutex_);
-  const auto it = live_.find(address);
-  if (it == live_.end() || !it->second.is_pinned) return false;
-  live_.erase(it);
-  std::free(reinterpret_cast<void*>(address));
-  return true;
+  return take_back(address, true);
 }
 
 std::optional<Allocation> Memory::find(uint64_t address, uint64_t n_bytes) {

@@ -38,6 +38,8 @@ class Memory {
 
  private:
   Memory();
+  std::optional<uint64_t> place(uint64_t n_bytes, bool is_pinned);
+  bool take_back(uint64_t address, bool is_pinned);
   std::mutex mutex_;
   uint64_t base_ = 0, reserved_bytes_ = 0, cursor_ = 0, used_ = 0, count_ = 0;
   std::map<uint64_t, Allocation> live_;  ///< by address, pinned included

@@ -180,7 +180,11 @@ CUresult copy_bytes(void* dst, const void* src, size_t n, CUdeviceptr device_a, 
   if ((device_a != 0 && !is_device_range(device_a, n)) || (device_b != 0 && !is_device_range(device_b, n)) ||
       ((dst == nullptr || src == nullptr) && n != 0))
     return CUDA_ERROR_INVALID_VALUE;
-  if (n != 0) std::memmove(dst, src, n);
+  if (n == 0) return CUDA_SUCCESS;
+  std::memmove(dst, src, n);
+  note_full_barrier();
+  if (device_a != 0 && device_b != 0) DeviceShadow::instance().host_copied(device_a, device_b, n);
+  else if (device_a != 0) DeviceShadow::instance().host_wrote(device_a, n, true);
   return CUDA_SUCCESS;
 }
 
@@ -188,6 +192,9 @@ template <class T>
 CUresult fill(CUdeviceptr dst, T value, size_t n) {
   if (dst % sizeof(T) != 0 || !is_device_range(dst, n * sizeof(T))) return CUDA_ERROR_INVALID_VALUE;
   std::fill_n(reinterpret_cast<T*>(dst), n, value);
+  note_full_barrier();
+  // Tests fill memory with 0xCC where they want unwritten elements to show: the checked doubles take that for "no value".
+  DeviceShadow::instance().host_wrote(dst, n * sizeof(T), !(sizeof(T) == 1 && value == static_cast<T>(0xCC)));
   return CUDA_SUCCESS;
 }
 

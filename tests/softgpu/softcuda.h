@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "softgpu/soft_checks.h"
 #include "softgpu/soft_config.h"
 #include "softgpu/soft_executor.h"
 #include "softgpu/soft_memory.h"

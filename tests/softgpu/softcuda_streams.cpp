@@ -32,6 +32,7 @@ SOFT_API CUresult cuStreamDestroy(CUstream stream) {
 }
 SOFT_API CUresult cuStreamSynchronize(CUstream stream) {
   SOFT_ENTER_CONTEXT(cuStreamSynchronize);
+  note_full_barrier();
   return stream != nullptr && stream->capture != nullptr ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
 }
 SOFT_API CUresult cuStreamQuery(CUstream stream) {
@@ -105,6 +106,7 @@ SOFT_API CUresult cuGraphInstantiate(CUgraphExec* out, CUgraph graph, unsigned l
 SOFT_API CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
   SOFT_ENTER_CONTEXT(cuGraphLaunch);
   if (exec == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  note_full_barrier();
   for (const Work& node : exec->nodes)
     if (const CUresult result = enqueue(stream, node); result != CUDA_SUCCESS) set_sticky_fault(result);
   return CUDA_SUCCESS;
