@@ -82,6 +82,7 @@ class CudaSession : public Session {
   std::string device_name() const override { return fmt::format("{} (cuda:{}, {})", device_.name, context_.ordinal(), device_.target()); }
   const LoadTimings& timings() const override { return opened_.timings; }
   void reset() override { n_past_ = 0; }
+  void fill_context(uint32_t n_tokens, uint32_t seed) override;
 
   std::vector<float> feed(std::span<const TokenId> tokens, bool all_logits) override;
   GenerateStats generate(std::span<const TokenId> prompt, const GenerateOptions& options,
@@ -218,6 +219,27 @@ void CudaSession::run_chunk(std::span<const TokenId> tokens) {
 void CudaSession::feed_all(std::span<const TokenId> tokens) {
   for (size_t begin = 0; begin < tokens.size(); begin += last_chunk_tokens_)
     run_chunk(tokens.subspan(begin, std::min<size_t>(plans_.back().n_tokens, tokens.size() - begin)));
+}
+
+void CudaSession::fill_context(uint32_t n_tokens, uint32_t seed) {
+  if (n_tokens > max_ctx_tokens_)
+    throw Error(ErrorKind::kUsage, fmt::format("{} tokens don't fit the context of {}; raise --ctx", n_tokens, max_ctx_tokens_));
+  context_.make_current();
+  constexpr uint64_t kBlockBytes = 4 << 20;
+  PinnedBuffer block(context_.driver(), kBlockBytes, "random keys and values");
+  fill_random_kv({block.data(), kBlockBytes}, is_kv_f32_, seed);
+  executor_.guarded("filling the context", [&] {
+    for (size_t layer = 0; layer < model().layers.size(); ++layer)
+      for (const char* pool : {"k", "v"}) {
+        // The page table is the identity, so the first positions are the first bytes of a pool.
+        const uint64_t n_bytes = kv_pool_bytes(model().layers[layer].attention, n_tokens, is_kv_f32_);
+        const CUdeviceptr to = memory_->state_ptr(fmt::format("kv.{}.{}", pool, layer));
+        for (uint64_t at = 0; at < n_bytes; at += kBlockBytes)
+          copy_to_device(executor_.stream(), to + at, block.data(), std::min(kBlockBytes, n_bytes - at));
+      }
+    executor_.stream().synchronize("filling the context");
+  });
+  n_past_ = n_tokens;
 }
 
 void CudaSession::copy_logits(float* out, size_t first_row, size_t n_rows) {

@@ -1,5 +1,6 @@
 #include "runtime/kv_cache.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernel_src/kv_append_spec.h"
@@ -27,6 +28,25 @@ std::vector<std::byte> identity_page_table(uint32_t max_ctx_tokens) {
   std::vector<std::byte> bytes(table.size() * sizeof(int32_t));
   std::memcpy(bytes.data(), table.data(), bytes.size());
   return bytes;
+}
+
+void fill_random_kv(std::span<std::byte> out, bool is_f32, uint32_t seed) {
+  uint64_t state = seed;
+  for (size_t at = 0; at + sizeof(uint16_t) <= out.size();) {
+    state = state * 6364136223846793005ull + 1442695040888963407ull;   // Knuth's generator; its high bits are the good ones
+    const uint32_t draw = static_cast<uint32_t>(state >> 32);
+    // Sign and mantissa at random; the exponent one of the four that cover 2^-3 to 2.
+    const uint32_t sign = draw >> 31, exponent = draw >> 29 & 3, mantissa = draw & 0x3FF;
+    if (is_f32) {
+      const uint32_t bits = sign << 31 | (124 + exponent) << 23 | mantissa << 13;
+      std::memcpy(out.data() + at, &bits, std::min(sizeof bits, out.size() - at));
+      at += sizeof bits;
+    } else {
+      const uint16_t bits = static_cast<uint16_t>(sign << 15 | (12 + exponent) << 10 | mantissa);
+      std::memcpy(out.data() + at, &bits, sizeof bits);
+      at += sizeof bits;
+    }
+  }
 }
 
 }  // namespace sj

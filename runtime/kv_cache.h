@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "models/model_desc.h"
@@ -21,5 +22,7 @@ uint64_t kv_pool_bytes(const AttentionDesc& attention, uint32_t max_ctx_tokens, 
 uint64_t kv_cache_bytes(const ModelDesc& model, uint32_t max_ctx_tokens, bool is_f32);
 /// The table of a sequence that owns every page: i -> i.
 std::vector<std::byte> identity_page_table(uint32_t max_ctx_tokens);
+/// Writes random numbers of size 0.125 to 2, either sign, to all of `out`; f16, or f32 when `is_f32`. Same seed, same numbers.
+void fill_random_kv(std::span<std::byte> out, bool is_f32, uint32_t seed);
 
 }  // namespace sj

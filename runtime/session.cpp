@@ -46,6 +46,10 @@ std::unique_ptr<Session> open_auto_session(const SessionOptions& options, Opened
 
 }  // namespace
 
+void Session::fill_context(uint32_t, uint32_t) {
+  throw Error(ErrorKind::kUnsupported, fmt::format("a context of random keys and values needs a GPU, and this is {}", device_name()));
+}
+
 OpenedModel open_model(const std::string& path) {
   const Clock::time_point start = Clock::now();
   GgufFile file = open_gguf(path);

@@ -76,6 +76,11 @@ class Session {
 
   /// Forgets all tokens.
   virtual void reset() = 0;
+  /// Forgets all tokens and declares the KV cache filled with `n_tokens` whose keys and values are random numbers of ordinary
+  /// size (0.125 to 2, either sign; same seed, same numbers): a deep context without computing it, for measurements of speed.
+  /// A step moves and computes the same amount whatever the values are; only which experts a mixture picks may differ.
+  /// Throws kUsage when they don't fit the context, kUnsupported for the CPU.
+  virtual void fill_context(uint32_t n_tokens, uint32_t seed);
   /// Appends `tokens` and returns logits: [n, n_vocab] when `all_logits`, else [1, n_vocab] of the last one.
   /// Throws kUsage when they don't fit the context or an id is out of range.
   virtual std::vector<float> feed(std::span<const TokenId> tokens, bool all_logits) = 0;

@@ -22,6 +22,7 @@ struct BenchOptions {
   uint32_t n_decode = 128;
   uint32_t n_repeats = 5;
   uint32_t n_warmup = 1;
+  std::string fill = "prefill";
   std::string format = "md";
   bool per_op = false;
   bool per_launch = false;
@@ -49,13 +50,21 @@ double prefill_rate(Session& session, uint32_t n_tokens) {
   return n_tokens / seconds_since(start);
 }
 
+// Puts the first tokens of a context there, by computing them or by declaring random keys and values.
+void fill(Session& session, std::span<const TokenId> ids, const std::string& how) {
+  constexpr uint32_t kSeed = 1;
+  session.reset();
+  if (ids.empty()) return;
+  if (how == "random") session.fill_context(static_cast<uint32_t>(ids.size()), kSeed);
+  else session.feed(ids, false);
+}
+
 // Fills the context up to `depth_tokens`, the last of them as the prompt of generate(): so n tokens cost exactly n steps of
 // one token, and the clock covers each of them until the host has its id.
-double decode_rate(Session& session, uint32_t depth_tokens, uint32_t n_tokens) {
+double decode_rate(Session& session, uint32_t depth_tokens, uint32_t n_tokens, const std::string& how) {
   const std::vector<TokenId> ids = made_up_tokens(std::max(depth_tokens, 1u), session.model().n_vocab);
   const std::span<const TokenId> all(ids);
-  session.reset();
-  if (ids.size() > 1) session.feed(all.first(ids.size() - 1), false);
+  fill(session, all.first(ids.size() - 1), how);
   GenerateOptions options;
   options.max_new_tokens = n_tokens;
   options.sampler.temperature = 0;
@@ -97,16 +106,15 @@ BenchRow measure_prefill(Session& session, const BenchOptions& options, uint32_t
 
 BenchRow measure_decode(Session& session, const BenchOptions& options, uint32_t depth) {
   BenchRow row{.n_tokens = options.n_decode, .depth_tokens = depth};
-  for (uint32_t i = 0; i < options.n_warmup; ++i) decode_rate(session, depth, std::min(options.n_decode, 16u));
-  for (uint32_t i = 0; i < options.n_repeats; ++i) row.tokens_per_s.push_back(decode_rate(session, depth, options.n_decode));
+  for (uint32_t i = 0; i < options.n_warmup; ++i) decode_rate(session, depth, std::min(options.n_decode, 16u), options.fill);
+  for (uint32_t i = 0; i < options.n_repeats; ++i) row.tokens_per_s.push_back(decode_rate(session, depth, options.n_decode, options.fill));
   row.bytes_per_token = session.decode_cost(depth + options.n_decode / 2).bytes;   // the mean depth of the measured steps
   row.launches_per_token = session.launches_per_token();
   return row;
 }
 
 std::string op_table(Session& session, const BenchOptions& options, const BenchSetting& setting, const BenchRow& row) {
-  session.reset();
-  session.feed(made_up_tokens(std::max(row.depth_tokens, 1u), session.model().n_vocab), false);
+  fill(session, made_up_tokens(std::max(row.depth_tokens, 1u), session.model().n_vocab), options.fill);
   const std::vector<OpTiming> ops = session.profile_decode(std::max(options.n_repeats, 5u));
   if (ops.empty()) return fmt::format("\n{}: this backend can't time single launches\n", row.name());
   return fmt::format("\n{}\n\n{}", row.name(), format_op_table(setting, ops, 1e6 / median(row.tokens_per_s), options.per_launch));
@@ -124,7 +132,8 @@ int run_bench(BenchOptions options) {
                              .architecture = session->model().architecture,
                              .device = session->device_name(),
                              .weight_bytes = ignored ? 0 : weight_bytes,
-                             .peak_gb_per_s = session->peak_gb_per_s()};
+                             .peak_gb_per_s = session->peak_gb_per_s(),
+                             .fill = options.fill};
   std::vector<BenchRow> rows;
   for (const uint32_t n_tokens : options.prefill_tokens) rows.push_back(measure_prefill(*session, options, n_tokens));
   if (options.n_decode > 0)
@@ -148,6 +157,8 @@ void add_bench_verb(VerbTable& verbs) {
   flags.integer("-n,--n-decode", options->n_decode, 0, kMaxTokens, "tokens to decode; 0: no decode rows (default 128)");
   flags.integer("-r,--repeats", options->n_repeats, 1, 1000, "measured runs a row (default 5)");
   flags.integer("--warmup", options->n_warmup, 0, 1000, "unmeasured runs a row (default 1)");
+  flags.choice("--fill", options->fill, {"prefill", "random"},
+               "what decode finds in the context: computed tokens (default), or random keys and values, at once and at the same speed");
   flags.choice("-o,--output", options->format, {"md", "json", "csv"}, "how to print the rows (default md)");
   flags.toggle("--per-op", options->per_op, "then the time of each kind of launch of a decode step");
   flags.toggle("--per-launch", options->per_launch, "then the time of each launch of a decode step");

@@ -33,13 +33,13 @@ Rate rate_of(const BenchSetting& setting, const BenchRow& row) {
 std::string number_or_dash(double value, int digits) { return value > 0 ? fmt::format("{:.{}f}", value, digits) : "-"; }
 
 std::string markdown(const BenchSetting& setting, std::span<const BenchRow> rows) {
-  std::string text = "| model | size GB | device | test | tok/s | min .. max | GB/s | % of peak | launches |\n"
-                     "| :--- | ---: | :--- | :--- | ---: | ---: | ---: | ---: | ---: |\n";
+  std::string text = "| model | size GB | device | test | context | tok/s | min .. max | GB/s | % of peak | launches |\n"
+                     "| :--- | ---: | :--- | :--- | :--- | ---: | ---: | ---: | ---: | ---: |\n";
   for (const BenchRow& row : rows) {
     const Rate rate = rate_of(setting, row);
-    text += fmt::format("| {} | {} | {} | {} | {:.2f} | {:.2f} .. {:.2f} | {} | {} | {} |\n", setting.model,
+    text += fmt::format("| {} | {} | {} | {} | {} | {:.2f} | {:.2f} .. {:.2f} | {} | {} | {} |\n", setting.model,
                         number_or_dash(static_cast<double>(setting.weight_bytes) / kBytesPerGb, 2), setting.device, row.name(),
-                        rate.median, rate.low, rate.high, number_or_dash(rate.gb_per_s, 1),
+                        row.is_prefill ? "-" : setting.fill, rate.median, rate.low, rate.high, number_or_dash(rate.gb_per_s, 1),
                         number_or_dash(rate.percent_of_peak, 1), number_or_dash(row.launches_per_token, 0));
   }
   return text;
@@ -55,6 +55,7 @@ nlohmann::ordered_json json_row(const BenchSetting& setting, const BenchRow& row
           {"test", row.name()},
           {"n_tokens", row.n_tokens},
           {"depth_tokens", row.depth_tokens},
+          {"context", row.is_prefill ? "" : setting.fill},
           {"tokens_per_s", rate.median},
           {"min_tokens_per_s", rate.low},
           {"max_tokens_per_s", rate.high},

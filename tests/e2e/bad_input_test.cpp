@@ -171,6 +171,11 @@ TEST_F(BadInput, VariableBeatsTheOptionsFile) {
   expect_error(run_sparkjit(args, {.environment = {{"SPARKJIT_LIBCUDA", "/from/variable/libcuda.so"}}}), kCuda, {"/from/variable/libcuda.so"});
 }
 
+TEST_F(BadInput, RandomContextOnTheCpu) {
+  expect_error(run_sparkjit({"bench", "-m", write({}), "-d", "8", "-n", "1", "--fill", "random", "--device", "cpu"}), kUnsupported,
+               {"random keys and values", "needs a GPU"});
+}
+
 TEST_F(BadInput, StdoutThatIsFull) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
   const std::string command = binary_path() + " inspect -m " + write({}) + " > /dev/full 2> " + (folder_.path() / "err").string();

@@ -94,5 +94,13 @@ TEST_F(GpuTrouble, SyncLaunchesNamesTheFailingLaunch) {
   expect_error(run(fault, {"-c", kSmallContext, "--sync-launches"}), kCuda, {"CUDA_ERROR_ILLEGAL_ADDRESS", "launch blk.0."});
 }
 
+TEST_F(GpuTrouble, BenchOfARandomContextNeedsNoPrefill) {
+  const std::vector<std::string> args = {"bench", "-m", model_, "-p", "0", "-d", "200", "-n", "2", "-r", "1", "--warmup", "0",
+                                         "--fill", "random", "--device", "cuda", "--libcuda", kLibcuda, "--libnvrtc", kLibnvrtc};
+  const Outcome outcome = run_sparkjit(args, {});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("tg2 @ d200 | random |"), std::string::npos) << outcome.out;
+}
+
 }  // namespace
 }  // namespace sj::test

@@ -20,11 +20,13 @@ TEST(FormatRows, ShowsRateSpreadAndBandwidth) {
   const std::vector<BenchRow> rows = {
       {.n_tokens = 128, .depth_tokens = 512, .tokens_per_s = {90, 100, 110}, .bytes_per_token = 5e9, .launches_per_token = 7},
       {.is_prefill = true, .n_tokens = 64, .tokens_per_s = {2000}}};
-  EXPECT_EQ(format_rows(card(), rows, "md"),
-            "| model | size GB | device | test | tok/s | min .. max | GB/s | % of peak | launches |\n"
-            "| :--- | ---: | :--- | :--- | ---: | ---: | ---: | ---: | ---: |\n"
-            "| tiny | 1.50 | a \"card\" | tg128 @ d512 | 100.00 | 90.00 .. 110.00 | 500.0 | 50.0 | 7 |\n"
-            "| tiny | 1.50 | a \"card\" | pp64 | 2000.00 | 2000.00 .. 2000.00 | - | - | - |\n");
+  BenchSetting setting = card();
+  setting.fill = "random";
+  EXPECT_EQ(format_rows(setting, rows, "md"),
+            "| model | size GB | device | test | context | tok/s | min .. max | GB/s | % of peak | launches |\n"
+            "| :--- | ---: | :--- | :--- | :--- | ---: | ---: | ---: | ---: | ---: |\n"
+            "| tiny | 1.50 | a \"card\" | tg128 @ d512 | random | 100.00 | 90.00 .. 110.00 | 500.0 | 50.0 | 7 |\n"
+            "| tiny | 1.50 | a \"card\" | pp64 | - | 2000.00 | 2000.00 .. 2000.00 | - | - | - |\n");
 }
 
 TEST(FormatRows, JsonKeepsEverySample) {
@@ -33,6 +35,7 @@ TEST(FormatRows, JsonKeepsEverySample) {
   ASSERT_EQ(list.size(), 1u);
   EXPECT_EQ(list[0]["samples"], (std::vector<double>{90, 110}));
   EXPECT_EQ(list[0]["tokens_per_s"], 100);
+  EXPECT_EQ(list[0]["context"], "prefill");
   EXPECT_EQ(list[0]["percent_of_peak"], 10);
 }
 
