@@ -5,6 +5,7 @@
 #include <new>
 
 #include "jit/base/error.h"
+#include "models/mapped_file.h"
 #include "tools/cli.h"
 
 namespace {
@@ -19,6 +20,7 @@ int report(const char* message, int exit_code) {
 
 int main(int argc, char** argv) {
   const auto process_start = std::chrono::steady_clock::now();
+  sj::guard_mapped_files();   // a model file cut short while mapped ends in a message, not in a bare signal
   try {
     return sj::run_cli(argc, argv, process_start);
   } catch (const sj::Error& error) {
