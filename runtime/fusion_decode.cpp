@@ -415,6 +415,9 @@ size_t fuse_decode_head(LoweringContext& ctx, size_t i) {
                              .has_bias = head->bias.has_value(), .eps = norm->eps}, ctx.device());
   });
   if (!spec) return 0;
+  // Behind layers in float32 the head would be the only source of int8 noise.
+  if (ctx.find_form(ctx.op(i).inputs[0], normed_form(norm->weight)) == nullptr)
+    return ctx.refuse(kRule, "the layer before it is not fused");
   const BufferRef x = normed_input(ctx, ctx.op(i).inputs[0], *norm);
   LoweredLaunch launch = make_launch(std::move(*spec), DecodeHeadArgs{},
                                      {{offsetof(DecodeHeadArgs, weights), ctx.weight(head->weight)},
