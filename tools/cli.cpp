@@ -212,6 +212,7 @@ int run_cli(int argc, const char* const* argv, std::chrono::steady_clock::time_p
   add_bench_verb(verbs);
   add_score_verb(verbs);
   add_inspect_verb(verbs);
+  add_synth_verb(verbs);
   add_cache_verb(verbs);
   add_doctor_verb(verbs);
 

@@ -69,6 +69,7 @@ void add_run_verb(VerbTable& verbs);
 void add_bench_verb(VerbTable& verbs);
 void add_score_verb(VerbTable& verbs);
 void add_inspect_verb(VerbTable& verbs);
+void add_synth_verb(VerbTable& verbs);
 void add_cache_verb(VerbTable& verbs);
 void add_doctor_verb(VerbTable& verbs);
 

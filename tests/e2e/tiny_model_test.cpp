@@ -133,6 +133,26 @@ TEST_F(TinyModel, InspectShowsEachStage) {
   EXPECT_NE(text("graph").find("attn_q"), std::string::npos);
 }
 
+TEST_F(TinyModel, SynthWritesAModelThatOpensAndScores) {
+  const std::string path = (folder_.path() / "synth.gguf").string();
+  const Outcome written = run_sparkjit({"synth", "--shape", "qwen3-0.6b", "--layers", "2", "-o", path});
+  ASSERT_EQ(written.exit_code, 0) << written.err;
+  EXPECT_EQ(written.out, path + " " + std::to_string(std::filesystem::file_size(path)) + " bytes\n");
+  const Outcome model = run_sparkjit({"inspect", "-m", path, "--stage", "model"});
+  EXPECT_EQ(model.exit_code, 0) << model.err;
+  EXPECT_NE(model.out.find("qwen3"), std::string::npos) << model.out;
+  const std::string tokens = folder_.write("tokens.i32", le<int32_t>(5) + le<int32_t>(600) + le<int32_t>(7));
+  const Outcome score = run_sparkjit({"score", "-m", path, "--tokens", tokens, "--device", "cpu", "-o", "json"});
+  ASSERT_EQ(score.exit_code, 0) << score.err;
+  EXPECT_GT(nlohmann::json::parse(score.out)["perplexity"].get<double>(), 1.0);
+}
+
+TEST_F(TinyModel, SynthRefusesAnUnknownShape) {
+  const Outcome outcome = run_sparkjit({"synth", "--shape", "no-such-model", "-o", (folder_.path() / "x.gguf").string()});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_NE(outcome.err.find("no-such-model"), std::string::npos) << outcome.err;
+}
+
 TEST_F(TinyModel, DoctorAlwaysHasAnAnswer) {
   const Outcome outcome = run_sparkjit({"doctor"});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
