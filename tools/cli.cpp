@@ -221,6 +221,10 @@ int run_cli(int argc, const char* const* argv, std::chrono::steady_clock::time_p
   } catch (const CLI::Success& help) {   // --help, --version
     return root.exit(help);
   } catch (const CLI::ParseError& error) {
+    // A mistyped verb is left over, and CLI11 only says that there is none.
+    const std::vector<std::string> unknown = root.remaining();
+    if (root.get_subcommands().empty() && !unknown.empty())
+      throw Error(ErrorKind::kUsage, fmt::format("unknown verb or flag '{}'; see `sparkjit --help`", unknown.front()));
     throw Error(ErrorKind::kUsage, fmt::format("{}; see `sparkjit --help`", error.what()));
   }
   return verbs.run_parsed();
