@@ -334,7 +334,7 @@ void BlockRunner::land(uint32_t n_pending) {
       copies[n_kept++] = copy;
       continue;
     }
-    if (kIsChecked) check_access(copy.shared, copy.n_bytes, static_cast<int>(AccessKind::kWrite), nullptr);
+    if (kIsChecked) check_access(copy.shared, copy.n_bytes, static_cast<int>(AccessKind::kWrite) | 8, nullptr);
     std::memcpy(copy.shared, copy.global, copy.n_read);
     std::memset(static_cast<char*>(copy.shared) + copy.n_read, 0, copy.n_bytes - copy.n_read);
   }
@@ -362,7 +362,7 @@ int BlockRunner::test_barrier(void* address, uint32_t parity) {
       ++i;
       continue;
     }
-    if (kIsChecked) check_access(bulk_copies_[i].shared, bulk_copies_[i].n_bytes, static_cast<int>(AccessKind::kWrite), nullptr);
+    if (kIsChecked) check_access(bulk_copies_[i].shared, bulk_copies_[i].n_bytes, static_cast<int>(AccessKind::kWrite) | 8, nullptr);
     std::memcpy(bulk_copies_[i].shared, bulk_copies_[i].global, bulk_copies_[i].n_bytes);
     barrier.missing_bytes -= bulk_copies_[i].n_bytes;
     bulk_copies_.erase(bulk_copies_.begin() + static_cast<std::ptrdiff_t>(i));
@@ -401,11 +401,12 @@ std::string BlockRunner::shared_problem(uint64_t offset, uint64_t n_bytes, Acces
   }
   if (!is_inside) return "out of bounds";
   const uint16_t idx = static_cast<uint16_t>(current_ - fibers_.data());
-  return shared_shadow_.check(offset, n_bytes, kind, {idx, current_->sync});
+  return shared_shadow_.check(offset, n_bytes, kind, {idx, current_->sync}, config().allows_unwritten_shared);
 }
 
 /// `kind` is an AccessKind, plus 8 when the compiler knows that the address may be misaligned.
 void BlockRunner::check_access(const void* pointer, uint64_t n_bytes, int kind, const void* pc) {
+  settle_doubtful();
   const uint64_t address = reinterpret_cast<uint64_t>(pointer);
   const AccessKind access = static_cast<AccessKind>(kind & 7);
   const auto what = [&] {
@@ -420,10 +421,15 @@ void BlockRunner::check_access(const void* pointer, uint64_t n_bytes, int kind, 
     const uint64_t also = current_->has_waited ? job_->launch_idx - 1 : 0;
     const std::string problem = DeviceShadow::instance().check(
         address, n_bytes, access, {job_->launch_idx, complete, also, block_idx_, config().allows_block_race});
-    if (!problem.empty())
-      fail(problem == "out of bounds" ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_ERROR_LAUNCH_FAILED,
-           what() + ": " + problem + " (" + memory.describe(address) + ")");
-    return;
+    if (problem.empty()) return;
+    const std::string message = what() + ": " + problem + " (" + memory.describe(address) + ")";
+    if (access == AccessKind::kWrite && problem.starts_with(kBlockRace) && n_bytes <= sizeof doubtful_.old_bytes) {
+      // Harmless if it writes what is there already: known at the next access.
+      doubtful_ = {address, n_bytes, {}, where() + ": " + message};
+      std::memcpy(doubtful_.old_bytes, pointer, n_bytes);
+      return;
+    }
+    fail(problem == "out of bounds" ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_ERROR_LAUNCH_FAILED, message);
   }
   const uint64_t offset = address - copy_->base - shared_->begin;
   if (offset < shared_->is_variable.size()) {
@@ -455,6 +461,16 @@ std::string BlockRunner::shared_text(uint64_t offset) const {
   if (below == nullptr) return "before the first shared variable";
   return "byte " + std::to_string(offset + shared_->begin - below->offset) + " of a shared variable of " +
          std::to_string(below->size_bytes) + " bytes";
+}
+
+/// Two blocks wrote one place; that matters only when the second changed it.
+void BlockRunner::settle_doubtful() {
+  if (doubtful_.n_bytes == 0) return;
+  const bool is_same = std::memcmp(reinterpret_cast<const void*>(doubtful_.address), doubtful_.old_bytes, doubtful_.n_bytes) == 0;
+  doubtful_.n_bytes = 0;
+  if (is_same) return;
+  *fault_ = {CUDA_ERROR_LAUNCH_FAILED, doubtful_.message};
+  if (current_ != main_) switch_to(*main_);
 }
 
 bool BlockRunner::is_own_state(uint64_t address) const {
@@ -576,7 +592,10 @@ bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const SharedM
   if (c.is_reverse) first = n_threads_ - 1;
   else if (c.seed != 0) first = static_cast<uint32_t>((c.seed * 0x9E3779B97F4A7C15ull + job.launch_idx * 31 + idx[0]) >> 33) % n_threads_;
   current_ = main_;
+  doubtful_.n_bytes = 0;
   switch_to(fibers_[first]);
+  current_ = main_;
+  if (fault.code == 0) settle_doubtful();
   return fault.code == 0;
 }
 

@@ -105,6 +105,7 @@ class BlockRunner {
   std::string shared_text(uint64_t offset) const;
   std::string line_of(const void* pc) const;
   bool is_own_state(uint64_t address) const;
+  void settle_doubtful();
   void expect_values(const void* shared, uint64_t n_bytes);
   unsigned block_barrier(int predicate, const SoftPlace* place);
   void warp_collective(SoftLaneFn fn, void* operand, unsigned mask, const SoftPlace* place);
@@ -133,6 +134,12 @@ class BlockRunner {
   std::vector<BulkCopy> bulk_copies_;
   const SharedMap* shared_ = nullptr;
   SharedShadow shared_shadow_;
+  struct DoubtfulWrite {
+    uint64_t address = 0, n_bytes = 0;
+    char old_bytes[16] = {};
+    std::string message;
+  };
+  DoubtfulWrite doubtful_;
   bool has_waited_ = false;
   uint32_t block_idx_ = 0;
 };

@@ -126,10 +126,8 @@ std::string DeviceShadow::check(uint64_t address, uint64_t n_bytes, AccessKind k
     if (!me.may_race && c.launch != 0 && !is_other && c.block != my_block && !(is_atomic && c.is_atomic)) {
       // Atomics of both blocks may have ordered them: a counter that the last block sees.
       const bool may_be_ordered = c.block < has_done_atomic_.size() && has_done_atomic_[c.block] && has_done_atomic_[me.block_idx];
-      if (!may_be_ordered) {
-        problem = "block race: block " + std::to_string(c.block) + " of this launch wrote it, and nothing orders the two";
-        return;
-      }
+      if (!may_be_ordered)
+        problem = std::string(kBlockRace) + ": block " + std::to_string(c.block) + " of this launch wrote it, and nothing orders the two";
     }
     if (is_write || is_atomic) {
       c.launch = static_cast<uint32_t>(me.launch_idx);
@@ -159,7 +157,7 @@ void SharedShadow::take_values(uint64_t offset, uint64_t n_bytes) {
   for (uint64_t i = 0; i < n_bytes; ++i) cells_[offset + i].write_epoch = 0;
 }
 
-std::string SharedShadow::check(uint64_t offset, uint64_t n_bytes, AccessKind kind, const Thread& me) {
+std::string SharedShadow::check(uint64_t offset, uint64_t n_bytes, AccessKind kind, const Thread& me, bool may_be_unwritten) {
   const bool is_atomic = kind == AccessKind::kAtomic, is_write = kind == AccessKind::kWrite || is_atomic;
   for (uint64_t i = 0; i < n_bytes; ++i) {
     Cell& c = cells_[offset + i];
@@ -168,7 +166,7 @@ std::string SharedShadow::check(uint64_t offset, uint64_t n_bytes, AccessKind ki
       return "shared memory race: " + thread_text(c.writer) + " wrote it, and no barrier stands between";
     if (is_write && c.read_epoch == epoch_ && !(is_atomic && c.is_atomic) && !is_ordered(c.reader, c.read_sync, me))
       return "shared memory race: " + thread_text(c.reader) + " read it, and no barrier stands between";
-    if (kind != AccessKind::kWrite && c.write_epoch < first_epoch_) return "reads shared memory that nothing has written";
+    if (kind != AccessKind::kWrite && !may_be_unwritten && c.write_epoch < first_epoch_) return "reads shared memory that nothing has written";
     if (is_write) {
       c.write_epoch = epoch_;
       c.writer = me.idx;

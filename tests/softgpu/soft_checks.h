@@ -15,6 +15,9 @@ inline constexpr bool kIsChecked = true;
 inline constexpr bool kIsChecked = false;
 #endif
 
+/// How the message of a race between blocks begins.
+inline constexpr const char* kBlockRace = "block race";
+
 enum class AccessKind : int { kRead = 0, kWrite = 1, kAtomic = 2, kWeight = 3 };
 
 /// Shadow of the device address range: a cell for 4 bytes.
@@ -73,7 +76,7 @@ class SharedShadow {
     uint16_t idx;
     uint16_t sync;  ///< warp collectives it took part in during this block
   };
-  std::string check(uint64_t offset, uint64_t n_bytes, AccessKind kind, const Thread& thread);
+  std::string check(uint64_t offset, uint64_t n_bytes, AccessKind kind, const Thread& thread, bool may_be_unwritten);
   /// Bytes that an asynchronous copy will fill: a value is there only when it has landed.
   void take_values(uint64_t offset, uint64_t n_bytes);
 

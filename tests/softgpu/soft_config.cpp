@@ -75,6 +75,7 @@ Config read_config() {
   if (const std::string order = text_of("SOFTCUDA_ORDER"); order == "reverse") c.is_reverse = true;
   else if (!order.empty() && order != "forward") c.seed = std::strtoull(order.c_str(), nullptr, 10);
   c.allows_block_race = text_of("SOFTCUDA_ALLOW").find("block-race") != std::string::npos;
+  c.allows_unwritten_shared = text_of("SOFTCUDA_ALLOW").find("unwritten-shared") != std::string::npos;
   c.allows_exited_barrier = text_of("SOFTCUDA_ALLOW").find("exited-barrier") != std::string::npos;
   read_faults(text_of("SOFTCUDA_FAULT"), c);
   return c;

@@ -7,6 +7,7 @@
 //   SOFTCUDA_FAULT     "call:n:code[,...]": the n-th use of a driver function fails with a CUresult, e.g. "cuMemAlloc_v2:3:2"
 //   SOFTCUDA_ORDER     "forward" (default), "reverse" or a seed: order of blocks and threads
 //   SOFTCUDA_ALLOW     "exited-barrier": a block barrier may be passed while other threads of the block have exited;
+//                      "unwritten-shared": shared memory may be read before it is written, when the result is thrown away;
 //                      "block-race": blocks of one launch may touch each other's data (checked doubles only)
 #pragma once
 
@@ -37,7 +38,7 @@ struct Config {
   uint32_t n_threads = 1;
   bool is_reverse = false;
   uint64_t seed = 0;  ///< 0: no shuffling
-  bool allows_exited_barrier = false, allows_block_race = false;
+  bool allows_exited_barrier = false, allows_block_race = false, allows_unwritten_shared = false;
   std::vector<Fault> faults;
   std::string problem;  ///< why the configuration can't be used; cuInit fails then
 
