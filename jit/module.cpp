@@ -35,7 +35,8 @@ LoadedKernel::LoadedKernel(const Driver& drv, const Cubin& cubin, uint32_t dynam
       drv.check(result, "cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES)", context);
     }
     size_t offset = 0, size = 0;
-    if (drv.cuFuncGetParamInfo(function_, 0, &offset, &size) == CUDA_SUCCESS) args_bytes_ = static_cast<uint32_t>(offset + size);
+    drv.check(drv.cuFuncGetParamInfo(function_, 0, &offset, &size), "cuFuncGetParamInfo", context);
+    args_bytes_ = static_cast<uint32_t>(offset + size);
   } catch (...) {
     release();
     throw;

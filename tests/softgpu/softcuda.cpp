@@ -19,6 +19,7 @@ CUresult enter(const char* call) {
   for (const Fault& fault : config().faults)
     if (fault.call == call && (use == fault.nth || (fault.is_for_ever && use > fault.nth))) {
       const CUresult code = static_cast<CUresult>(fault.code);
+      std::fprintf(stderr, "# softcuda: %s fails as asked, use %llu\n", call, static_cast<unsigned long long>(use));
       if (is_sticky(code)) set_sticky_fault(code);
       return code;
     }
