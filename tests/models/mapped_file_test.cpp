@@ -45,13 +45,20 @@ TEST(GuardMappedFilesDeathTest, NamesTheFileThatWasCutShortAndExitsWithTheIoCode
               "sparkjit: error: the file was cut short or could not be read while in use .offset 8192; file .*m\\.gguf");
 }
 
-TEST(GuardMappedFilesDeathTest, LeavesOtherBusErrorsAlone) {
+TEST(GuardMappedFilesDeathTest, LeavesOtherBusErrorsToTheHandlerBefore) {
   const auto raise_elsewhere = [] {
+    std::signal(SIGBUS, [](int) { std::_Exit(42); });
+    guard_mapped_files();
+    std::raise(SIGBUS);
+  };
+  EXPECT_EXIT(raise_elsewhere(), testing::ExitedWithCode(42), "");
+  const auto raise_without_handler = [] {
+    std::signal(SIGBUS, SIG_DFL);
     guard_mapped_files();
     std::raise(SIGBUS);
     std::raise(SIGBUS);   // the first one put the default action back
   };
-  EXPECT_EXIT(raise_elsewhere(), testing::KilledBySignal(SIGBUS), "");
+  EXPECT_EXIT(raise_without_handler(), testing::KilledBySignal(SIGBUS), "");
 }
 
 TEST(GuardMappedFilesDeathTest, SurvivesManyCutsWithoutAnUnnamedDeath) {
