@@ -31,7 +31,8 @@ GgufFile synthetic_gguf(const ShapeFile& shape, const SynthOptions& options);
 
 /// Bytes of rows [first_row, first_row + n) of a tensor of a synthetic model, n = out.size() / bytes of a row; equal to
 /// what write_synthetic_gguf writes there, whatever the slicing. Matrices have zero mean and standard deviation
-/// 1/sqrt(row_elems), so that activations keep their scale; norms are near 1, biases near 0. Thread-safe.
+/// 1/sqrt(row_elems), so that activations keep their scale, or a few times that in roles that decide (embedding, head, q, k,
+/// router): logits have standard deviation 4. Norms are near 1, biases near 0. Thread-safe.
 /// Throws kInternal when `out` is no whole number of the tensor's rows.
 void synthesise_tensor(const TensorInfo& tensor, uint64_t seed, uint64_t first_row, std::span<std::byte> out);
 

@@ -137,6 +137,29 @@ void fill_row(const TensorInfo& tensor, float centre, float sigma, Random& rando
   for (uint64_t i = 0; i < n / info.block_elems; ++i) scale_block(tensor.dtype, sigma, random, out + i * info.block_bytes);
 }
 
+/// Mean and standard deviation of a tensor's values.
+struct Spread { float centre = 0, sigma = 0; };
+
+/// A matrix of standard deviation 1/sqrt(row) keeps the size of what it is multiplied with. Four roles get more, so that the
+/// model's decisions look like a trained one's. With all at 1, attention would average over its whole context, tokens would hardly
+/// differ, and the next token would be anything.
+/// - logits of standard deviation 4: an entropy of about 4 nats (ln 151936 - 4 * 4 / 2), not 11. A tied head is the embedding;
+/// - attention scores of standard deviation 2: a few percent of the keys matter. Where q and k are normed, their norms decide;
+/// - router logits of standard deviation 2: some experts are clearly preferred.
+Spread spread_of(const TensorInfo& tensor) {
+  const std::string_view name = tensor.name;
+  const auto is = [&](std::string_view role) { return name.find(role) != std::string_view::npos; };
+  constexpr float kRoot2 = 1.41421356f;
+  if (name.ends_with(".bias")) return {0, 0.02f};
+  if (is("attn_q_norm") || is("attn_k_norm")) return {kRoot2, 0.05f * kRoot2};
+  if (is("norm")) return {1, 0.05f};
+  float gain = 1;
+  if (name == "output.weight" || name == "token_embd.weight") gain = 4;
+  if (is(".attn_q.") || is(".attn_k.")) gain = kRoot2;
+  if (is("ffn_gate_inp")) gain = 2;
+  return {0, gain / std::sqrt(static_cast<float>(tensor.row_elems()))};
+}
+
 uint64_t hash_of_name(std::string_view name) {   // FNV-1a: the same on every machine
   uint64_t hash = 0xCBF29CE484222325u;
   for (const char c : name) hash = (hash ^ static_cast<Byte>(c)) * 0x100000001B3u;
@@ -152,17 +175,12 @@ void synthesise_tensor(const TensorInfo& tensor, uint64_t seed, uint64_t first_r
   if (out.size() % row_bytes != 0 || first_row > tensor.n_rows() || n_rows > tensor.n_rows() - first_row)
     throw Error(ErrorKind::kInternal, fmt::format("synthesise {}: {} bytes from row {} are no rows of {} bytes below {}", tensor.name, out.size(), first_row,
                                                   row_bytes, tensor.n_rows()));
-  const std::string_view name = tensor.name;
-  const bool is_norm = name.find("norm") != std::string_view::npos, is_bias = name.ends_with(".bias");
-  const float centre = is_norm ? 1.0f : 0.0f;
-  // A router with standard deviation 2 prefers some experts clearly; the embedding feeds a norm, so 1/sqrt(d) serves it too.
-  const float gain = name.find("ffn_gate_inp") != std::string_view::npos ? 2.0f : 1.0f;
-  const float sigma = is_norm ? 0.05f : is_bias ? 0.02f : gain / std::sqrt(static_cast<float>(tensor.row_elems()));
-  const uint64_t base = seed * 0x9E3779B97F4A7C15u ^ hash_of_name(name);
+  const Spread spread = spread_of(tensor);
+  const uint64_t base = seed * 0x9E3779B97F4A7C15u ^ hash_of_name(tensor.name);
   for (uint64_t i = 0; i < n_rows; ++i) {
     Random mixer(base + (first_row + i) * 0xD1342543DE82EF95u);
     Random random(mixer.next());
-    fill_row(tensor, centre, sigma, random, reinterpret_cast<Byte*>(out.data()) + i * row_bytes);
+    fill_row(tensor, spread.centre, spread.sigma, random, reinterpret_cast<Byte*>(out.data()) + i * row_bytes);
   }
 }
 

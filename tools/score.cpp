@@ -1,10 +1,12 @@
-// `sparkjit score`: feeds a given token sequence and judges the logits, without sampling.
+// `sparkjit score`: feeds a given token sequence and judges the logits, without sampling. Logits of another program on the same
+// tokens can be judged alike.
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -18,7 +20,7 @@ namespace {
 
 struct ScoreOptions {
   SessionOptions session;
-  std::string tokens_path, text_path, logits_path, reference_path;
+  std::string tokens_path, text_path, logits_path, reference_path, judged_path;
   std::vector<uint32_t> chunks = {128};
   std::string format = "text";
 };
@@ -52,28 +54,32 @@ class RawFile {
   std::FILE* file_;
 };
 
-std::vector<TokenId> require_tokens(const ScoreOptions& options, const Session& session) {
+std::vector<TokenId> require_tokens(const ScoreOptions& options, const ModelDesc& model, const Tokenizer* tokenizer) {
   std::vector<TokenId> ids;
   if (!options.tokens_path.empty()) {
     ids = read_token_file(options.tokens_path);
   } else {
-    if (session.tokenizer() == nullptr)
-      throw Error(ErrorKind::kUnsupported, fmt::format("{}: the file has no vocabulary; use --tokens", session.model().file_path));
-    ids = session.tokenizer()->encode(read_text_file(options.text_path), {.parse_special = false});
+    if (tokenizer == nullptr)
+      throw Error(ErrorKind::kUnsupported, fmt::format("{}: the file has no vocabulary; use --tokens", model.file_path));
+    ids = tokenizer->encode(read_text_file(options.text_path), {.parse_special = false});
   }
   const std::string& path = options.tokens_path.empty() ? options.text_path : options.tokens_path;
   if (ids.empty()) throw Error(ErrorKind::kUsage, fmt::format("{}: no tokens", path));
   for (size_t i = 0; i < ids.size(); ++i)
-    if (ids[i] < 0 || static_cast<uint32_t>(ids[i]) >= session.model().n_vocab)
-      throw Error(ErrorKind::kUsage, fmt::format("{}: token {} is {}; the vocabulary ends at {}", path, i, ids[i],
-                                                 session.model().n_vocab - 1));
-  if (ids.size() > session.max_ctx_tokens())
-    throw Error(ErrorKind::kUsage, fmt::format("{}: {} tokens don't fit the context of {}; raise --ctx", path, ids.size(),
-                                               session.max_ctx_tokens()));
+    if (ids[i] < 0 || static_cast<uint32_t>(ids[i]) >= model.n_vocab)
+      throw Error(ErrorKind::kUsage,
+                  fmt::format("{}: token {} is {}; the vocabulary ends at {}", path, i, ids[i], model.n_vocab - 1));
   return ids;
 }
 
-void require_reference_size(const std::string& path, uint64_t n_rows, uint64_t n_vocab) {
+void require_context(const ScoreOptions& options, size_t n_tokens, uint32_t max_ctx_tokens) {
+  if (n_tokens > max_ctx_tokens)
+    throw Error(ErrorKind::kUsage, fmt::format("{}: {} tokens don't fit the context of {}; raise --ctx",
+                                               options.tokens_path.empty() ? options.text_path : options.tokens_path, n_tokens,
+                                               max_ctx_tokens));
+}
+
+void require_logits_size(const std::string& path, uint64_t n_rows, uint64_t n_vocab) {
   std::error_code error;
   const uint64_t n_bytes = std::filesystem::file_size(path, error);
   if (error) throw Error(ErrorKind::kIo, fmt::format("{}: can't open: {}", path, error.message()));
@@ -88,44 +94,103 @@ void size_context(ScoreOptions& options) {
   options.session.max_ctx_tokens = static_cast<uint32_t>(std::max<size_t>(read_token_file(options.tokens_path).size(), 1));
 }
 
-int run_score(ScoreOptions options) {
-  options.session.expect_all_logits = true;
-  if (options.tokens_path.empty() && options.text_path.empty())
-    throw Error(ErrorKind::kUsage, "score: one of --tokens and --text is required");
-  size_context(options);
-  const std::unique_ptr<Session> session = open_session(options.session);
-  const std::vector<TokenId> ids = require_tokens(options, *session);
-  const size_t n_vocab = session->model().n_vocab;
-  std::unique_ptr<RawFile> output, reference;
-  if (!options.reference_path.empty()) {
-    require_reference_size(options.reference_path, ids.size(), n_vocab);
-    reference = std::make_unique<RawFile>(options.reference_path, "rb");
-  }
-  if (!options.logits_path.empty()) output = std::make_unique<RawFile>(options.logits_path, "wb");
+/// The float64 reference is computed by the CPU backend only; "auto" means it then.
+void choose_double(SessionOptions& session) {
+  if (!session.cpu_double) return;
+  if (session.device == "auto") session.device = "cpu";
+  if (session.device != "cpu")
+    throw Error(ErrorKind::kUsage, fmt::format("--f64: float64 is computed on the CPU only, and --device is {}", session.device));
+}
 
-  ScoreStats stats;
-  std::vector<float> reference_row(n_vocab);
+/// Judges rows as they come; keeps none.
+class Judge {
+ public:
+  Judge(const ScoreOptions& options, std::vector<TokenId> ids, size_t n_vocab)
+      : ids_(std::move(ids)), n_vocab_(n_vocab), reference_row_(n_vocab) {
+    if (options.reference_path.empty()) return;
+    require_logits_size(options.reference_path, ids_.size(), n_vocab);
+    reference_ = std::make_unique<RawFile>(options.reference_path, "rb");
+  }
+
+  std::span<const TokenId> ids() const { return ids_; }
+  const ScoreStats& stats() const { return stats_; }
+
+  /// logits: [n, n_vocab] of the tokens that follow the ones judged so far.
+  void add(std::span<const float> logits) {
+    for (size_t at = 0; at < logits.size(); at += n_vocab_) {
+      const std::span<const float> row = logits.subspan(at, n_vocab_);
+      const uint64_t next = stats_.n_rows() + 1;
+      stats_.add(row, next < ids_.size() ? ids_[next] : -1);
+      if (!reference_) continue;
+      reference_->read(reference_row_);
+      stats_.compare(row, reference_row_);
+    }
+  }
+
+ private:
+  std::vector<TokenId> ids_;
+  size_t n_vocab_;
+  std::vector<float> reference_row_;
+  std::unique_ptr<RawFile> reference_;
+  ScoreStats stats_;
+};
+
+/// Rows of the file --logits-in; the model only says how long they are.
+void judge_file(const ScoreOptions& options, Judge& judge, size_t n_vocab) {
+  require_logits_size(options.judged_path, judge.ids().size(), n_vocab);
+  RawFile file(options.judged_path, "rb");
+  std::vector<float> row(n_vocab);
+  for (size_t i = 0; i < judge.ids().size(); ++i) {
+    file.read(row);
+    judge.add(row);
+  }
+}
+
+void judge_session(const ScoreOptions& options, Judge& judge, Session& session) {
+  const std::span<const TokenId> ids = judge.ids();
+  const size_t n_vocab = session.model().n_vocab;
+  std::unique_ptr<RawFile> output;
+  if (!options.logits_path.empty()) output = std::make_unique<RawFile>(options.logits_path, "wb");
   size_t chunk_idx = 0;
   for (size_t begin = 0; begin < ids.size();) {
     const size_t wanted = options.chunks[std::min(chunk_idx++, options.chunks.size() - 1)];
     const size_t n_tokens = std::min(wanted, ids.size() - begin);
-    const std::vector<float> logits = session->feed(std::span(ids).subspan(begin, n_tokens), true);
+    const std::vector<float> logits = session.feed(ids.subspan(begin, n_tokens), true);
     if (logits.size() != n_tokens * n_vocab)
       throw Error(ErrorKind::kInternal, fmt::format("score: {} logits for {} tokens", logits.size(), n_tokens));
     if (output) output->write(logits);
-    for (size_t t = 0; t < n_tokens; ++t) {
-      const std::span<const float> row = std::span(logits).subspan(t * n_vocab, n_vocab);
-      const size_t next = begin + t + 1;
-      stats.add(row, next < ids.size() ? ids[next] : -1);
-      if (reference) {
-        reference->read(reference_row);
-        stats.compare(row, reference_row);
-      }
-    }
+    judge.add(logits);
     begin += n_tokens;
   }
   if (output) output->close();
-  write_stdout(format_score(stats, options.format));
+}
+
+ScoreStats score_file(const ScoreOptions& options) {
+  const GgufFile file = open_gguf(options.session.model_path);
+  const ModelDesc model = describe_model(file);
+  std::optional<Tokenizer> tokenizer;
+  if (options.tokens_path.empty() && Tokenizer::has_vocab(file)) tokenizer = Tokenizer::from_gguf(file);
+  Judge judge(options, require_tokens(options, model, tokenizer ? &*tokenizer : nullptr), model.n_vocab);
+  judge_file(options, judge, model.n_vocab);
+  return judge.stats();
+}
+
+ScoreStats score_session(const ScoreOptions& options) {
+  const std::unique_ptr<Session> session = open_session(options.session);
+  std::vector<TokenId> ids = require_tokens(options, session->model(), session->tokenizer());
+  require_context(options, ids.size(), session->max_ctx_tokens());
+  Judge judge(options, std::move(ids), session->model().n_vocab);
+  judge_session(options, judge, *session);
+  return judge.stats();
+}
+
+int run_score(ScoreOptions options) {
+  options.session.expect_all_logits = true;
+  if (options.tokens_path.empty() && options.text_path.empty())
+    throw Error(ErrorKind::kUsage, "score: one of --tokens and --text is required");
+  choose_double(options.session);
+  size_context(options);
+  write_stdout(format_score(options.judged_path.empty() ? score_session(options) : score_file(options), options.format));
   return 0;
 }
 
@@ -139,7 +204,10 @@ void add_score_verb(VerbTable& verbs) {
   flags.text("--text", options->text_path, "text; '-' reads standard input", "FILE");
   flags.exclude("--tokens", "--text");
   flags.text("--logits-out", options->logits_path, "write raw float32 logits [tokens, vocabulary] here", "FILE");
-  flags.text("--reference", options->reference_path, "compare with logits of that form", "FILE");
+  flags.text("--reference", options->reference_path, "compare with logits of that form: top-1, KL(reference || these)", "FILE");
+  flags.text("--logits-in", options->judged_path, "judge logits of that form, of whatever made them, instead of computing", "FILE");
+  flags.exclude("--logits-in", "--logits-out");
+  flags.toggle("--f64", options->session.cpu_double, "float64 on the CPU, KV cache included: the reference; slow");
   flags.integers("--chunks", options->chunks, 1, 1 << 24, "tokens to feed at a time; the last number repeats (default 128)");
   flags.choice("-o,--output", options->format, {"text", "json"}, "how to print the figures (default text)");
   flags.session(options->session);

@@ -43,6 +43,10 @@ void ScoreStats::compare(std::span<const float> logits, std::span<const float> r
     }
   }
   sum_kl_ += kl;
+  if (kl > max_kl_ || std::isnan(kl)) {
+    max_kl_ = std::isnan(kl) ? std::numeric_limits<double>::infinity() : kl;
+    max_kl_row_ = n_compared_;
+  }
   ++n_compared_;
 }
 
@@ -62,6 +66,8 @@ std::string format_score(const ScoreStats& stats, std::string_view format) {
     if (stats.has_reference()) {
       report["top1_agreement"] = stats.top1_agreement();
       report["mean_kl"] = stats.mean_kl();
+      report["max_kl"] = stats.max_kl();
+      report["max_kl_row"] = stats.max_kl_row();
       report["max_abs_difference"] = stats.max_abs_difference();
       report["max_difference_row"] = stats.max_difference_row();
     }
@@ -69,8 +75,9 @@ std::string format_score(const ScoreStats& stats, std::string_view format) {
   }
   std::string text = fmt::format("tokens {}\nperplexity {:.6g}\n", stats.n_rows(), stats.perplexity());
   if (stats.has_reference())
-    text += fmt::format("top1_agreement {:.6f}\nmean_kl {:.6g}\nmax_abs_difference {:.6g}\nmax_difference_row {}\n",
-                        stats.top1_agreement(), stats.mean_kl(), stats.max_abs_difference(), stats.max_difference_row());
+    text += fmt::format("top1_agreement {:.6f}\nmean_kl {:.6g}\nmax_kl {:.6g}\nmax_kl_row {}\nmax_abs_difference {:.6g}\nmax_difference_row {}\n",
+                        stats.top1_agreement(), stats.mean_kl(), stats.max_kl(), stats.max_kl_row(), stats.max_abs_difference(),
+                        stats.max_difference_row());
   return text;
 }
 

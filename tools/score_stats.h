@@ -27,12 +27,14 @@ class ScoreStats {
   bool has_reference() const { return n_compared_ > 0; }
   double top1_agreement() const;      ///< part of the compared rows, 0..1
   double mean_kl() const;             ///< nats
+  double max_kl() const { return max_kl_; }
+  uint64_t max_kl_row() const { return max_kl_row_; }
   double max_abs_difference() const { return max_abs_difference_; }
   uint64_t max_difference_row() const { return max_difference_row_; }
 
  private:
-  uint64_t n_rows_ = 0, n_predicted_ = 0, n_compared_ = 0, n_agreeing_ = 0, max_difference_row_ = 0;
-  double sum_nll_ = 0, sum_kl_ = 0, max_abs_difference_ = 0;
+  uint64_t n_rows_ = 0, n_predicted_ = 0, n_compared_ = 0, n_agreeing_ = 0, max_difference_row_ = 0, max_kl_row_ = 0;
+  double sum_nll_ = 0, sum_kl_ = 0, max_kl_ = 0, max_abs_difference_ = 0;
 };
 
 /// `format` is text ("name value" lines) or json.

@@ -114,6 +114,18 @@ TEST_F(BadInput, ReferenceOfAnotherSize) {
                {"r.f32: 100 bytes", "2072"});
 }
 
+TEST_F(BadInput, JudgedLogitsOfAnotherSize) {
+  const std::string tokens = folder_.write("t.i32", le<int32_t>(5) + le<int32_t>(6));
+  const std::string logits = folder_.write("l.f32", std::string(100, '\0'));
+  expect_error(run_sparkjit({"score", "-m", write({}), "--tokens", tokens, "--logits-in", logits}), kUsage, {"l.f32: 100 bytes", "2072"});
+}
+
+TEST_F(BadInput, Float64OnAGpu) {
+  const std::string tokens = folder_.write("t.i32", le<int32_t>(5));
+  expect_error(run_sparkjit({"score", "-m", write({}), "--tokens", tokens, "--f64", "--device", "cuda"}), kUsage,
+               {"--f64: float64 is computed on the CPU only, and --device is cuda"});
+}
+
 TEST_F(BadInput, CudaWithoutADriver) {
   expect_error(run_sparkjit({"run", "-m", write({}), "-p", "abc", "--device", "cuda", "--libcuda", "/no/such/libcuda.so"}), kCuda,
                {"/no/such/libcuda.so"});

@@ -102,6 +102,19 @@ TEST_F(TinyModel, ScoreIsTheSameInAnySplit) {
   }
 }
 
+TEST_F(TinyModel, ScoreComparesWithTheFloat64Reference) {
+  const std::string tokens = folder_.write("tokens.i32", le<int32_t>(5) + le<int32_t>(9) + le<int32_t>(7));
+  const auto path = [&](const char* name) { return (folder_.path() / name).string(); };
+  ASSERT_EQ(run({"score", "--tokens", tokens, "--f64", "--logits-out", path("f64")}).exit_code, 0);
+  const Outcome computed = run({"score", "--tokens", tokens, "--reference", path("f64"), "--logits-out", path("f32"), "-o", "json"});
+  ASSERT_EQ(computed.exit_code, 0) << computed.err;
+  const auto report = nlohmann::json::parse(computed.out);
+  EXPECT_GT(report["max_abs_difference"].get<double>(), 0);   // float32 and a half precision cache against float64
+  EXPECT_LT(report["max_kl"].get<double>(), 1e-4);
+  // The file's rows are judged as the session's were, whoever wrote them.
+  EXPECT_EQ(run({"score", "--tokens", tokens, "--reference", path("f64"), "--logits-in", path("f32"), "-o", "json"}).out, computed.out);
+}
+
 TEST_F(TinyModel, ScoreOfTextCountsTheStartToken) {
   const Outcome outcome = run({"score", "--text", folder_.write("text.txt", "hello"), "-o", "json"});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;

@@ -233,7 +233,7 @@ TEST(Synth, WeightsWithoutAFileAreThoseOfTheFile) {
 class SynthTypeTest : public testing::TestWithParam<DType> {};
 
 TEST_P(SynthTypeTest, ValuesAreFiniteCentredAndOfTheWantedSpread) {
-  TensorInfo tensor{.name = "blk.0.attn_q.weight", .dtype = GetParam(), .shape = {256, 2048}};
+  TensorInfo tensor{.name = "blk.0.ffn_up.weight", .dtype = GetParam(), .shape = {256, 2048}};
   const DTypeInfo& info = dtype_info(tensor.dtype);
   tensor.n_bytes = tensor.n_elems() / info.block_elems * info.block_bytes;
   std::vector<std::byte> bytes(tensor.n_bytes);
@@ -260,6 +260,25 @@ INSTANTIATE_TEST_SUITE_P(Types, SynthTypeTest,
                                          DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS,
                                          DType::kMXFP4, DType::kNVFP4),
                          [](const auto& info) { return std::string(dtype_name(info.param)); });
+
+// The gains give a model of many layers logits, attention and routing that are neither flat nor decided by one value.
+TEST(Synth, SomeRolesAreLarger) {
+  const auto spread_of = [](const std::string& name) {
+    const TensorInfo tensor{.name = name, .dtype = DType::kF32, .shape = {64, 1024}, .n_bytes = 64 * 1024 * 4};
+    std::vector<float> y(64 * 1024);
+    synthesise_tensor(tensor, 1, 0, std::as_writable_bytes(std::span(y)));
+    double squares = 0;
+    for (const float v : y) squares += static_cast<double>(v) * v;
+    return std::sqrt(squares / 64 / 1024) * 32;   // in units of 1 / sqrt(1024)
+  };
+  // 65,536 uniform values: their root mean square is off by about 0.5 / sqrt(65536) = 0.2 %.
+  EXPECT_NEAR(spread_of("output.weight"), 4, 0.04);
+  EXPECT_NEAR(spread_of("token_embd.weight"), 4, 0.04);
+  EXPECT_NEAR(spread_of("blk.0.ffn_gate_inp.weight"), 2, 0.02);
+  EXPECT_NEAR(spread_of("blk.0.attn_q.weight") * spread_of("blk.0.attn_k.weight"), 2, 0.04);
+  EXPECT_NEAR(spread_of("blk.0.attn_output.weight"), 1, 0.01);
+  EXPECT_NEAR(spread_of("blk.0.attn_q_norm.weight") * spread_of("blk.0.attn_k_norm.weight") / 1024, 2, 0.04);
+}
 
 TEST(Synth, NormsAreNearOne) {
   const TensorInfo tensor{.name = "blk.0.attn_norm.weight", .dtype = DType::kF32, .shape = {256}, .n_bytes = 1024};

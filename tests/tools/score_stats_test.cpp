@@ -49,6 +49,18 @@ TEST(ScoreStats, KlIsOfTheReferenceFromOurs) {
   EXPECT_NEAR(stats.mean_kl(), 0.75 * std::log(1.5) + 0.25 * std::log(0.5), 1e-7);
 }
 
+TEST(ScoreStats, NamesTheRowOfTheLargestKl) {
+  ScoreStats stats;
+  const float ln3 = std::log(3.0f);
+  stats.compare(Row{0, 0}, Row{0, 0});
+  stats.compare(Row{0, 0}, Row{ln3, 0});
+  stats.compare(Row{0.5f, 0}, Row{ln3, 0});
+  EXPECT_NEAR(stats.max_kl(), 0.75 * std::log(1.5) + 0.25 * std::log(0.5), 1e-7);
+  EXPECT_EQ(stats.max_kl_row(), 1u);
+  stats.compare(Row{std::numeric_limits<float>::quiet_NaN(), 0}, Row{1, 0});
+  EXPECT_TRUE(std::isinf(stats.max_kl()));
+}
+
 TEST(ScoreStats, FindsTheRowThatIsFarthestOff) {
   ScoreStats stats;
   stats.compare(Row{1, 2}, Row{1, 2.25f});
@@ -83,6 +95,7 @@ TEST(FormatScore, LeavesOutWhatWasNotCompared) {
   stats.compare(Row{0, 0}, Row{0, 1});
   EXPECT_NE(format_score(stats, "text").find("\ntop1_agreement 0.000000\n"), std::string::npos);
   EXPECT_NE(format_score(stats, "json").find("\"max_abs_difference\": 1.0"), std::string::npos);
+  EXPECT_NE(format_score(stats, "json").find("\"max_kl_row\": 0"), std::string::npos);
 }
 
 }  // namespace
