@@ -22,8 +22,6 @@
 namespace sj {
 namespace {
 
-constexpr uint32_t kAllLogitsTokens = 64;   // a batch whose logits are all wanted: more would take much memory
-constexpr uint32_t kAttendTokens[] = {256, 1024, 5120, 20480, 81920};   // one-token steps for the positions below
 constexpr uint32_t kStepsAhead = 4;         // decode steps enqueued beyond the last token that the host has seen
 constexpr uint32_t kHostSlots = 16;         // step inputs that may be on their way to the device
 static_assert(kStepsAhead < kTokenRingSlots);
@@ -356,27 +354,6 @@ std::vector<OpTiming> CudaSession::profile_decode(uint32_t n_repeats) {
 }
 
 }  // namespace
-
-std::vector<Lowered> lower_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options) {
-  const uint32_t max_ctx_tokens = context_tokens(model, options.max_ctx_tokens);
-  const auto lower = [&](uint32_t n_tokens, bool all_logits, uint32_t attend_tokens = 0) {
-    LoweringOptions lowering{.activations = options.activations, .attend_tokens = attend_tokens};
-    const OpGraph graph = build_graph(model, {.n_tokens = n_tokens, .max_ctx_tokens = max_ctx_tokens, .all_logits = all_logits});
-    return lower_graph(graph, model, device, lowering);
-  };
-  std::vector<Lowered> steps;
-  for (uint32_t attend_tokens : kAttendTokens) {
-    if (attend_tokens >= max_ctx_tokens) break;
-    Lowered step = lower(1, false, attend_tokens);
-    if (step.attend_tokens == 0) break;   // nothing in it depends on the position
-    steps.push_back(std::move(step));
-  }
-  steps.push_back(lower(1, false));
-  uint32_t n_batch = std::min(options.prefill_tokens, max_ctx_tokens);
-  if (options.expect_all_logits) n_batch = std::min(n_batch, kAllLogitsTokens);
-  if (n_batch > 1) steps.push_back(lower(n_batch, options.expect_all_logits));
-  return steps;
-}
 
 std::unique_ptr<Session> open_cuda_session(const SessionOptions& options, OpenedModel opened, const Driver& drv, int ordinal,
                                            std::vector<Lowered> steps) {

@@ -11,6 +11,7 @@
 #include "kernel_src/argmax_spec.h"
 #include "kernel_src/rope_spec.h"
 #include "runtime/kv_cache.h"
+#include "runtime/session_steps.h"
 
 namespace sj {
 namespace {
@@ -99,7 +100,7 @@ BufferRef LoweringContext::new_value(std::string name, uint64_t n_bytes) {
 }
 
 uint32_t LoweringContext::attend_tokens() {
-  if (options_.attend_tokens == 0 || options_.attend_tokens >= max_ctx_tokens()) return max_ctx_tokens();
+  if (options_.attend_tokens == 0 || options_.attend_tokens >= max_ctx_tokens()) return attend_size(max_ctx_tokens());
   return lowered_.attend_tokens = options_.attend_tokens;
 }
 

@@ -40,8 +40,10 @@ class LoweringContext {
   /// The KV cache holds floats instead of halves: with float32 activations, for comparisons.
   bool is_kv_f32() const { return options_.activations == ActivationMode::kF32; }
   uint32_t n_tokens() const { return graph_.options.n_tokens; }
-  /// Positions to lay the step out for; asking makes the step one that serves no more than these.
+  /// Positions to lay the step out for, one of a few sizes (attend_size); asking makes the step one that serves no more than
+  /// these, unless it serves the whole context.
   uint32_t attend_tokens();
+  /// For the sizes of buffers only. Baked into a kernel it would make one kernel a context length: see lower_all_steps.
   uint32_t max_ctx_tokens() const { return graph_.options.max_ctx_tokens; }
 
   size_t n_ops() const { return graph_.ops.size(); }
