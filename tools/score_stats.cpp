@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "jit/base/error.h"
+#include "tools/bench_report.h"
 
 namespace sj {
 
@@ -42,7 +44,7 @@ void ScoreStats::compare(std::span<const float> logits, std::span<const float> r
       max_difference_row_ = n_compared_;
     }
   }
-  sum_kl_ += kl;
+  kls_.push_back(kl);
   if (kl > max_kl_ || std::isnan(kl)) {
     max_kl_ = std::isnan(kl) ? std::numeric_limits<double>::infinity() : kl;
     max_kl_row_ = n_compared_;
@@ -58,7 +60,19 @@ double ScoreStats::top1_agreement() const {
   return n_compared_ == 0 ? 0 : static_cast<double>(n_agreeing_) / static_cast<double>(n_compared_);
 }
 
-double ScoreStats::mean_kl() const { return n_compared_ == 0 ? 0 : sum_kl_ / static_cast<double>(n_compared_); }
+double ScoreStats::mean_kl() const {
+  return kls_.empty() ? 0 : std::accumulate(kls_.begin(), kls_.end(), 0.0) / static_cast<double>(kls_.size());
+}
+
+double ScoreStats::mean_kl_error() const {
+  if (kls_.size() < 2) return 0;
+  const double mean = mean_kl(), n = static_cast<double>(kls_.size());
+  double squares = 0;
+  for (const double kl : kls_) squares += (kl - mean) * (kl - mean);
+  return std::sqrt(squares / (n - 1) / n);
+}
+
+double ScoreStats::median_kl() const { return median(kls_); }
 
 std::string format_score(const ScoreStats& stats, std::string_view format) {
   if (format == "json") {
@@ -66,6 +80,8 @@ std::string format_score(const ScoreStats& stats, std::string_view format) {
     if (stats.has_reference()) {
       report["top1_agreement"] = stats.top1_agreement();
       report["mean_kl"] = stats.mean_kl();
+      report["mean_kl_error"] = stats.mean_kl_error();
+      report["median_kl"] = stats.median_kl();
       report["max_kl"] = stats.max_kl();
       report["max_kl_row"] = stats.max_kl_row();
       report["max_abs_difference"] = stats.max_abs_difference();
@@ -75,9 +91,10 @@ std::string format_score(const ScoreStats& stats, std::string_view format) {
   }
   std::string text = fmt::format("tokens {}\nperplexity {:.6g}\n", stats.n_rows(), stats.perplexity());
   if (stats.has_reference())
-    text += fmt::format("top1_agreement {:.6f}\nmean_kl {:.6g}\nmax_kl {:.6g}\nmax_kl_row {}\nmax_abs_difference {:.6g}\nmax_difference_row {}\n",
-                        stats.top1_agreement(), stats.mean_kl(), stats.max_kl(), stats.max_kl_row(), stats.max_abs_difference(),
-                        stats.max_difference_row());
+    text += fmt::format("top1_agreement {:.6f}\nmean_kl {:.6g}\nmean_kl_error {:.6g}\nmedian_kl {:.6g}\nmax_kl {:.6g}\nmax_kl_row {}\n"
+                        "max_abs_difference {:.6g}\nmax_difference_row {}\n",
+                        stats.top1_agreement(), stats.mean_kl(), stats.mean_kl_error(), stats.median_kl(), stats.max_kl(),
+                        stats.max_kl_row(), stats.max_abs_difference(), stats.max_difference_row());
   return text;
 }
 

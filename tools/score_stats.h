@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "models/tokenizer.h"
 
@@ -27,6 +28,8 @@ class ScoreStats {
   bool has_reference() const { return n_compared_ > 0; }
   double top1_agreement() const;      ///< part of the compared rows, 0..1
   double mean_kl() const;             ///< nats
+  double mean_kl_error() const;       ///< standard error of that mean, the rows taken for independent
+  double median_kl() const;           ///< where a few rows decide the mean, as when an expert is picked otherwise, this says the rest
   double max_kl() const { return max_kl_; }
   uint64_t max_kl_row() const { return max_kl_row_; }
   double max_abs_difference() const { return max_abs_difference_; }
@@ -34,7 +37,8 @@ class ScoreStats {
 
  private:
   uint64_t n_rows_ = 0, n_predicted_ = 0, n_compared_ = 0, n_agreeing_ = 0, max_difference_row_ = 0, max_kl_row_ = 0;
-  double sum_nll_ = 0, sum_kl_ = 0, max_kl_ = 0, max_abs_difference_ = 0;
+  std::vector<double> kls_;   ///< one a compared row
+  double sum_nll_ = 0, max_kl_ = 0, max_abs_difference_ = 0;
 };
 
 /// `format` is text ("name value" lines) or json.

@@ -57,6 +57,12 @@ TEST(ScoreStats, NamesTheRowOfTheLargestKl) {
   stats.compare(Row{0.5f, 0}, Row{ln3, 0});
   EXPECT_NEAR(stats.max_kl(), 0.75 * std::log(1.5) + 0.25 * std::log(0.5), 1e-7);
   EXPECT_EQ(stats.max_kl_row(), 1u);
+  // Three values 0, b, c: the mean's standard error is that of their sample deviation over sqrt(3).
+  const double b = stats.max_kl(), c = stats.median_kl(), mean = (b + c) / 3;
+  EXPECT_GT(b, c);
+  EXPECT_GT(c, 0);
+  EXPECT_NEAR(stats.mean_kl(), mean, 1e-12);
+  EXPECT_NEAR(stats.mean_kl_error(), std::sqrt((mean * mean + (b - mean) * (b - mean) + (c - mean) * (c - mean)) / 6), 1e-12);
   stats.compare(Row{std::numeric_limits<float>::quiet_NaN(), 0}, Row{1, 0});
   EXPECT_TRUE(std::isinf(stats.max_kl()));
 }
