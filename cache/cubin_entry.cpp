@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cache/cubin_store.h"
+#include "cache/little_endian.h"
 #include "jit/base/error.h"
 #include "jit/base/hash.h"
 
@@ -20,25 +21,6 @@ constexpr uint32_t kFormatVersion = 1;
 // 64 XXH3-128 of meta and payload   80 XXH3-128 of the 80 bytes before
 constexpr size_t kKeyAt = 16, kMetaBytesAt = 48, kPayloadBytesAt = 56, kBodyHashAt = 64, kHeaderHashAt = 80, kHeaderBytes = 96;
 constexpr size_t kKeyBytes = 32;
-
-template <class Int>
-void put(std::span<std::byte> out, size_t at, Int value) {
-  for (size_t i = 0; i < sizeof(Int); ++i) out[at + i] = static_cast<std::byte>(value >> (8 * i));
-}
-
-template <class Int>
-Int get(std::span<const std::byte> in, size_t at) {
-  Int value = 0;
-  for (size_t i = 0; i < sizeof(Int); ++i) value |= static_cast<Int>(static_cast<Int>(in[at + i]) << (8 * i));
-  return value;
-}
-
-void put_hash(std::span<std::byte> out, size_t at, const Hash128& hash) {
-  put(out, at, hash.low);
-  put(out, at + 8, hash.high);
-}
-
-Hash128 get_hash(std::span<const std::byte> in, size_t at) { return {.high = get<uint64_t>(in, at + 8), .low = get<uint64_t>(in, at)}; }
 
 std::string_view as_text(std::span<const std::byte> bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 
@@ -86,11 +68,11 @@ std::string header_problem(std::span<const std::byte> file, const std::string& k
   if (file.size() < kHeaderBytes) return fmt::format("{} bytes are less than a header", file.size());
   if (as_text(file.first(kMagic.size())) != kMagic) return "wrong magic";
   if (hash_bytes(file.first(kHeaderHashAt)) != get_hash(file, kHeaderHashAt)) return "header checksum differs";
-  if (const uint32_t format = get<uint32_t>(file, 8); format != kFormatVersion)
+  if (const uint32_t format = get_int<uint32_t>(file, 8); format != kFormatVersion)
     return fmt::format("format version {}, expected {}", format, kFormatVersion);
-  if (get<uint32_t>(file, 12) != kHeaderBytes) return "wrong header size";
+  if (get_int<uint32_t>(file, 12) != kHeaderBytes) return "wrong header size";
   if (as_text(file.subspan(kKeyAt, kKeyBytes)) != key) return "key differs from the file name";
-  const uint64_t meta_bytes = get<uint64_t>(file, kMetaBytesAt), payload_bytes = get<uint64_t>(file, kPayloadBytesAt);
+  const uint64_t meta_bytes = get_int<uint64_t>(file, kMetaBytesAt), payload_bytes = get_int<uint64_t>(file, kPayloadBytesAt);
   const uint64_t body_bytes = file.size() - kHeaderBytes;
   if (meta_bytes > body_bytes || payload_bytes != body_bytes - meta_bytes)
     return fmt::format("{} bytes, header says {}", file.size(), kHeaderBytes + meta_bytes + payload_bytes);
@@ -104,11 +86,11 @@ std::vector<std::byte> encode_entry(const std::string& key, const Cubin& cubin) 
   const std::string meta = meta_text(cubin);
   std::vector<std::byte> file(kHeaderBytes + meta.size() + cubin.bytes.size());
   std::memcpy(file.data(), kMagic.data(), kMagic.size());
-  put(std::span(file), 8, kFormatVersion);
-  put(std::span(file), 12, static_cast<uint32_t>(kHeaderBytes));
+  put_int(std::span(file), 8, kFormatVersion);
+  put_int(std::span(file), 12, static_cast<uint32_t>(kHeaderBytes));
   std::memcpy(file.data() + kKeyAt, key.data(), kKeyBytes);
-  put(std::span(file), kMetaBytesAt, static_cast<uint64_t>(meta.size()));
-  put(std::span(file), kPayloadBytesAt, static_cast<uint64_t>(cubin.bytes.size()));
+  put_int(std::span(file), kMetaBytesAt, static_cast<uint64_t>(meta.size()));
+  put_int(std::span(file), kPayloadBytesAt, static_cast<uint64_t>(cubin.bytes.size()));
   std::memcpy(file.data() + kHeaderBytes, meta.data(), meta.size());
   if (!cubin.bytes.empty()) std::memcpy(file.data() + kHeaderBytes + meta.size(), cubin.bytes.data(), cubin.bytes.size());
   put_hash(file, kBodyHashAt, hash_bytes(std::span(file).subspan(kHeaderBytes)));
@@ -124,7 +106,7 @@ std::optional<Cubin> decode_entry(std::span<const std::byte> file, const std::st
   if (std::string problem = header_problem(file, key); !problem.empty()) return refuse(std::move(problem));
   const std::span<const std::byte> body = file.subspan(kHeaderBytes);
   if (hash_bytes(body) != get_hash(file, kBodyHashAt)) return refuse("content checksum differs");
-  const uint64_t meta_bytes = get<uint64_t>(file, kMetaBytesAt);
+  const uint64_t meta_bytes = get_int<uint64_t>(file, kMetaBytesAt);
   std::optional<Cubin> cubin = parse_meta(as_text(body.first(meta_bytes)));
   if (!cubin) return refuse("meta can't be read");
   const std::span<const std::byte> payload = body.subspan(meta_bytes);

@@ -10,11 +10,13 @@
 #include <numeric>
 #include <utility>
 
+#include "cache/bundle.h"
 #include "cache/cache_key.h"
 #include "cache/key_lock.h"
 #include "jit/base/error.h"
 #include "jit/base/log.h"
 #include "jit/base/parallel.h"
+#include "jit/device_info.h"
 
 namespace sj {
 namespace {
@@ -51,12 +53,24 @@ std::string default_lock_dir(const std::string& xdg_runtime_dir) {
 
 KernelCache::KernelCache(KernelCacheOptions options) : options_(std::move(options)), store_(options_.cache_dir, options_.max_bytes) {
   if (!options_.kernel_dir.empty()) own_sources_ = std::make_unique<SourceSet>(SourceSet::from_folder(options_.kernel_dir));
+  const TrustedKeys trusted = TrustedKeys::from_file(options_.trust_key_path);
+  for (const std::string& path : options_.bundle_paths) {
+    const auto bundle = std::make_shared<const Bundle>(Bundle::open(path, trusted));
+    add_bundle(bundle->manifest().compilers, [bundle](const std::string& key) { return bundle->find(key); },
+               fmt::format("{} for {}", path, devices_text(bundle->manifest())));
+  }
 }
 
 const SourceSet& KernelCache::sources() const { return own_sources_ ? *own_sources_ : SourceSet::embedded(); }
 
-void KernelCache::add_bundle(std::vector<CompilerId> compilers, BundleLookup lookup) {
-  bundles_.push_back({std::move(compilers), std::move(lookup)});
+void KernelCache::add_bundle(std::vector<CompilerId> compilers, BundleLookup lookup, std::string made_for) {
+  bundles_.push_back({std::move(compilers), std::move(lookup), std::move(made_for)});
+}
+
+std::string KernelCache::bundles_text() const {
+  std::string text;
+  for (const BundleSource& bundle : bundles_) text += fmt::format("{}{}", text.empty() ? "; bundles: " : "; ", bundle.made_for);
+  return text;
 }
 
 std::string KernelCache::memory_key(const KernelSpec& spec, const std::string& target) const {
@@ -102,15 +116,28 @@ KernelCache::Found KernelCache::obtain(const KernelSpec& spec, const std::string
 }
 
 std::optional<Cubin> KernelCache::find_in_bundles(const KernelSpec& spec, const std::string& target) const {
-  for (const Bundle& bundle : bundles_)
+  for (const BundleSource& bundle : bundles_)
     for (const CompilerId& compiler : bundle.compilers)
       if (std::optional<Cubin> cubin = bundle.lookup(cache_key(spec, sources(), target, compiler))) return cubin;
   return std::nullopt;
 }
 
+bool KernelCache::is_refused(const KernelSpec& spec, const std::string& target) {
+  const std::lock_guard lock(mutex_);
+  return !refused_.empty() && refused_.contains(memory_key(spec, target));
+}
+
+std::optional<Cubin> KernelCache::find_compatible(const KernelSpec& spec, const std::string& target) const {
+  for (const std::string& other : compatible_targets(target))
+    if (std::optional<Cubin> cubin = find_in_bundles(spec, other)) return cubin;
+  return std::nullopt;
+}
+
 KernelCache::Found KernelCache::find_or_make(const KernelSpec& spec, const std::string& target, bool may_wait) {
   const auto found = [](Cubin cubin, Origin origin) { return Found{std::make_shared<const Cubin>(std::move(cubin)), origin}; };
-  if (std::optional<Cubin> cubin = find_in_bundles(spec, target)) return found(std::move(*cubin), Origin::kBundle);
+  const bool asks_bundles = !bundles_.empty() && !is_refused(spec, target);
+  if (asks_bundles)
+    if (std::optional<Cubin> cubin = find_in_bundles(spec, target)) return found(std::move(*cubin), Origin::kBundle);
 
   // Without NVRTC any compiler that filled this folder before will do.
   const Nvrtc* nvrtc = find_nvrtc(options_.libnvrtc_path);
@@ -119,9 +146,13 @@ KernelCache::Found KernelCache::find_or_make(const KernelSpec& spec, const std::
     if (std::optional<Cubin> cubin = store_.find(cache_key(spec, sources(), target, compiler)))
       return found(std::move(*cubin), Origin::kDisk);
 
+  // The exact cubin comes first, also when it must be compiled; what merely runs here serves when nothing else does.
+  if (asks_bundles && (!options_.may_compile || nvrtc == nullptr))
+    if (std::optional<Cubin> cubin = find_compatible(spec, target)) return found(std::move(*cubin), Origin::kFamily);
+
   if (!options_.may_compile)
-    throw Error(ErrorKind::kCompile, fmt::format("kernel {}@{} is neither bundled nor cached, and compiling is switched off",
-                                                 kernel_label(spec), target));
+    throw Error(ErrorKind::kCompile, fmt::format("kernel {}@{} is neither bundled nor cached, and compiling is switched off{}",
+                                                 kernel_label(spec), target, bundles_text()));
   if (nvrtc == nullptr || !store_.can_write()) return found(compile_now(spec, target), Origin::kCompiled);
 
   const std::string disk_key = cache_key(spec, sources(), target, compilers.front());
@@ -147,23 +178,30 @@ Cubin KernelCache::compile_now(const KernelSpec& spec, const std::string& target
   }
 }
 
+struct KernelCache::Job {
+  const KernelRequest* request;
+  std::string key;
+  uint64_t n_text_bytes;
+  Found found = {};
+  std::string missing = {};  ///< with may_compile = false: which kernel there is no cubin of
+};
+
 BuiltKernels KernelCache::build_kernels(std::span<const KernelSpec> specs, const std::string& target, uint32_t n_threads) {
+  std::vector<KernelRequest> requests;
+  for (const KernelSpec& spec : specs) requests.push_back({spec, target});
+  return build_kernels(requests, n_threads);
+}
+
+BuiltKernels KernelCache::build_kernels(std::span<const KernelRequest> requests, uint32_t n_threads) {
   const auto start = std::chrono::steady_clock::now();
-  struct Job {
-    const KernelSpec* spec;
-    std::string key;
-    uint64_t n_text_bytes;
-    Found found;
-    std::string missing;  ///< with may_compile = false: why there is no cubin
-  };
   std::vector<Job> jobs;
   std::unordered_map<std::string, size_t> job_of_key;
-  std::vector<size_t> job_of_spec;
-  for (const KernelSpec& spec : specs) {
-    std::string key = memory_key(spec, target);
+  std::vector<size_t> job_of_request;
+  for (const KernelRequest& request : requests) {
+    std::string key = memory_key(request.spec, request.target);
     const auto [it, is_new] = job_of_key.emplace(key, jobs.size());
-    if (is_new) jobs.push_back({&spec, std::move(key), text_bytes(sources(), spec), {}, {}});
-    job_of_spec.push_back(it->second);
+    if (is_new) jobs.push_back({&request, std::move(key), text_bytes(sources(), request.spec)});
+    job_of_request.push_back(it->second);
   }
   std::vector<size_t> order(jobs.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -172,44 +210,57 @@ BuiltKernels KernelCache::build_kernels(std::span<const KernelSpec> specs, const
   const uint32_t n_used = static_cast<uint32_t>(std::clamp<uint64_t>(n_threads == 0 ? n_usable_cores() : n_threads, 1,
                                                                      std::max<size_t>(1, jobs.size())));
   ProgressBar bar("compile", jobs.size(), options_.show_progress);
+  const auto is_done = [](const Job& job) { return job.found.cubin != nullptr || !job.missing.empty(); };
   const auto build = [&](Job& job, bool may_wait) {
+    const auto& [spec, target] = *job.request;
     try {
-      job.found = obtain(*job.spec, target, job.key, may_wait);
+      job.found = obtain(spec, target, job.key, may_wait);
     } catch (const Error& error) {
-      if (options_.may_compile) throw;
-      job.missing = error.message();
+      if (options_.may_compile || error.kind() != ErrorKind::kCompile) throw;
+      job.missing = fmt::format("{}@{}", kernel_label(spec), target);
     }
-    if (job.found.cubin != nullptr || !job.missing.empty()) bar.add(1, kernel_label(*job.spec));
+    if (is_done(job)) bar.add(1, kernel_label(spec));
   };
   // First what nobody else is compiling, so that processes started together share the work; then what others have left.
   parallel_for(order.size(), n_used, [&](uint64_t i) { build(jobs[order[i]], false); });
-  std::erase_if(order, [&](size_t j) { return jobs[j].found.cubin != nullptr || !jobs[j].missing.empty(); });
+  std::erase_if(order, [&](size_t j) { return is_done(jobs[j]); });
   parallel_for(order.size(), n_used, [&](uint64_t i) { build(jobs[order[i]], true); });
 
+  BuiltKernels built = collect(jobs, job_of_request);
+  built.stats.n_threads = n_used;
+  built.stats.wall_us = us_since(start);
+  return built;
+}
+
+BuiltKernels KernelCache::collect(std::span<const Job> jobs, std::span<const size_t> job_of_request) const {
   BuiltKernels built;
   built.stats.n_kernels = static_cast<uint32_t>(jobs.size());
-  built.stats.n_threads = n_used;
-  std::vector<std::string> missing;
+  std::vector<std::string> missing, of_family;
   for (const Job& job : jobs) {
     if (!job.missing.empty()) {
-      missing.push_back(fmt::format("{}@{}", kernel_label(*job.spec), target));
+      missing.push_back(job.missing);
       continue;
     }
     switch (job.found.origin) {
       case Origin::kMemory: ++built.stats.n_from_memory; break;
       case Origin::kBundle: ++built.stats.n_from_bundle; break;
       case Origin::kDisk: ++built.stats.n_from_disk; break;
+      case Origin::kFamily:
+        ++built.stats.n_from_family;
+        of_family.push_back(fmt::format("{} for {} instead of {}", job.found.cubin->label, job.found.cubin->target, job.request->target));
+        break;
       case Origin::kCompiled:
         ++built.stats.n_compiled;
         built.stats.compile_us += job.found.cubin->compile_us;
         break;
     }
   }
+  if (!of_family.empty())
+    log_info("bundle", "{} kernels serve that were compiled for another card of this one's family: {}", of_family.size(), fmt::join(of_family, "; "));
   if (!missing.empty())
-    throw Error(ErrorKind::kCompile, fmt::format("{} of {} kernels are neither bundled nor cached, and compiling is switched off: {}",
-                                                 missing.size(), jobs.size(), fmt::join(missing, ", ")));
-  for (const size_t j : job_of_spec) built.cubins.push_back(jobs[j].found.cubin);
-  built.stats.wall_us = us_since(start);
+    throw Error(ErrorKind::kCompile, fmt::format("{} of {} kernels are neither bundled nor cached, and compiling is switched off: {}{}",
+                                                 missing.size(), jobs.size(), fmt::join(missing, ", "), bundles_text()));
+  for (const size_t j : job_of_request) built.cubins.push_back(jobs[j].found.cubin);
   return built;
 }
 
@@ -217,6 +268,7 @@ void KernelCache::drop(const KernelSpec& spec, const std::string& target, const 
   {
     const std::lock_guard lock(mutex_);
     in_memory_.erase(memory_key(spec, target));
+    refused_.insert(memory_key(spec, target));
   }
   const Nvrtc* nvrtc = find_nvrtc(options_.libnvrtc_path);
   for (const CompilerId& compiler : nvrtc != nullptr ? std::vector{id_of(*nvrtc)} : store_.known_compilers())

@@ -6,6 +6,7 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <map>
 #include <sstream>
 
 #include "jit/base/file.h"
@@ -90,6 +91,16 @@ double bandwidth_by_name(const std::string& device_name) {
 }  // namespace
 
 std::string DeviceInfo::target() const { return fmt::format("sm_{}{}{}", compute_major, compute_minor, compute_major >= 10 ? "f" : ""); }
+
+std::vector<std::string> compatible_targets(std::string_view target) {
+  // CUDA C++ programming guide: a cubin runs on later minor versions of its major version ("binary compatibility", not between
+  // desktop and Tegra, so 8.7 and 8.8 are left out); code of a family target runs on the family's later members ("family-specific
+  // features": 10.0 and 10.3, 12.0 and 12.1).
+  static const std::map<std::string_view, std::vector<std::string>> kCompatible = {
+      {"sm_86", {"sm_80"}}, {"sm_89", {"sm_86", "sm_80"}}, {"sm_103f", {"sm_100f"}}, {"sm_121f", {"sm_120f"}}};
+  const auto it = kCompatible.find(target);
+  return it == kCompatible.end() ? std::vector<std::string>() : it->second;
+}
 
 DeviceInfo device_info(const Driver& drv, int ordinal) {
   const int n = device_count(drv);

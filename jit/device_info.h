@@ -30,6 +30,10 @@ struct DeviceInfo {
   uint32_t arch() const { return compute_major * 10 + compute_minor; }
 };
 
+/// Other targets whose cubins run on a card of `target`, nearest first: of the same major version, and of the same family where
+/// the target names one. Empty for most.
+std::vector<std::string> compatible_targets(std::string_view target);
+
 /// Throws kCuda when there is no device `ordinal`; kUnsupported below compute 8.0.
 DeviceInfo device_info(const Driver& drv, int ordinal);
 

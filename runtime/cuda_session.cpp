@@ -104,6 +104,7 @@ class CudaSession : public Session {
 
   void load(const SessionOptions& options, const std::vector<Lowered>& steps);
   void build_kernels(const SessionOptions& options, const std::vector<Lowered>& steps, KernelTable& table);
+  std::unique_ptr<WeightSource> weight_source() const;
   MemoryNeeds memory_needs(const std::vector<Lowered>& steps, const WeightPlan& weights, const StatePlan& states,
                            std::span<const ArenaPlan> arenas) const;
 
@@ -148,7 +149,10 @@ void CudaSession::build_kernels(const SessionOptions& options, const std::vector
   timings.n_kernels = built.stats.n_kernels;
   timings.n_compiled = built.stats.n_compiled;
   timings.n_from_disk = built.stats.n_from_disk;
+  timings.n_from_bundle = built.stats.n_from_bundle + built.stats.n_from_family;
   timings.compile_threads = built.stats.n_threads;
+  log_info("kernels", "{}: {} compiled, {} from the cache, {} from bundles, in {:.1f} ms", timings.n_kernels, timings.n_compiled,
+           timings.n_from_disk, timings.n_from_bundle, timings.compile_us / 1e3);
   const Clock::time_point load_start = Clock::now();
   kernels_ = load_kernels(context_.driver(), cache, table, built, device_.target());
   timings.module_load_us = elapsed_us(load_start);
@@ -163,25 +167,31 @@ MemoryNeeds CudaSession::memory_needs(const std::vector<Lowered>& steps, const W
   return needs;
 }
 
+std::unique_ptr<WeightSource> CudaSession::weight_source() const {
+  if (opened_.weight_seed) return std::make_unique<SyntheticWeights>(opened_.file, *opened_.weight_seed);
+  return std::make_unique<FileWeights>(opened_.file, device_.is_integrated);
+}
+
 void CudaSession::load(const SessionOptions& options, const std::vector<Lowered>& steps) {
   const Driver& drv = context_.driver();
   log_info("device", "{}", device_name());
   for (const Lowered& step : steps)
     for (const std::string& note : step.notes) log_debug("fusion", "{} tokens: {}", step.n_tokens, note);
-  const FileWeights source(opened_.file, device_.is_integrated);
-  weight_plan_ = std::make_unique<WeightPlan>(source, steps);
+  const std::unique_ptr<WeightSource> source = weight_source();
+  weight_plan_ = std::make_unique<WeightPlan>(*source, steps);
   StatePlan states = plan_states(steps);
   std::vector<ArenaPlan> arenas;
   for (const Lowered& step : steps) arenas.push_back(plan_arena(step));
   const MemoryInfo memory = memory_info(drv);
-  require_fits(memory_needs(steps, *weight_plan_, states, arenas), memory.free_bytes, memory.total_bytes, device_.name);
+  require_fits(memory_needs(steps, *weight_plan_, states, arenas), memory.free_bytes, memory.total_bytes, device_.name,
+               opened_.weight_seed ? "--layers takes fewer of the model's layers" : "--device cpu needs no GPU memory");
 
   KernelTable table;
   build_kernels(options, steps, table);
 
   const Clock::time_point upload_start = Clock::now();
   memory_ = std::make_unique<DeviceMemory>(drv, executor_.stream(), std::move(states), arenas);
-  memory_->set_weights(upload_weights(context_, source, *weight_plan_, options.n_threads, options.show_progress), *weight_plan_);
+  memory_->set_weights(upload_weights(context_, *source, *weight_plan_, options.n_threads, options.show_progress), *weight_plan_);
   opened_.timings.upload_us = elapsed_us(upload_start);
 
   for (size_t i = 0; i < steps.size(); ++i)

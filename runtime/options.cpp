@@ -1,5 +1,6 @@
 #include "runtime/options.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 
@@ -23,6 +24,8 @@ Environment read_environment() {
   return {.cache_dir = variable("SPARKJIT_CACHE_DIR"),
           .libcuda_path = variable("SPARKJIT_LIBCUDA"),
           .libnvrtc_path = variable("SPARKJIT_LIBNVRTC"),
+          .bundle_paths = variable("SPARKJIT_BUNDLE"),
+          .trust_path = variable("SPARKJIT_TRUST"),
           .xdg_cache_home = variable("XDG_CACHE_HOME"),
           .xdg_config_home = variable("XDG_CONFIG_HOME"),
           .xdg_runtime_dir = variable("XDG_RUNTIME_DIR"),
@@ -49,9 +52,21 @@ std::optional<int> cuda_ordinal(std::string_view device) {
 
 bool is_device_name(std::string_view device) { return device == "auto" || device == "cpu" || cuda_ordinal(device).has_value(); }
 
+std::vector<std::string> split_paths(std::string_view paths) {
+  std::vector<std::string> list;
+  while (!paths.empty()) {
+    const size_t end = std::min(paths.find(':'), paths.size());
+    if (end > 0) list.emplace_back(paths.substr(0, end));
+    paths.remove_prefix(std::min(paths.size(), end + 1));
+  }
+  return list;
+}
+
 SessionOptions resolve_options(SessionOptions options, const Environment& environment) {
   fill(options.libcuda_path, environment.libcuda_path);
   fill(options.libnvrtc_path, environment.libnvrtc_path);
+  fill(options.trust_path, environment.trust_path);
+  if (options.bundle_paths.empty()) options.bundle_paths = split_paths(environment.bundle_paths);
   fill(options.cache_dir, environment.cache_dir);
   fill(options.cache_dir, default_cache_dir(environment.xdg_cache_home, environment.home));
   return options;
@@ -62,6 +77,9 @@ KernelCacheOptions kernel_cache_options(const SessionOptions& options, const Env
           .lock_dir = default_lock_dir(environment.xdg_runtime_dir),
           .kernel_dir = options.kernel_dir,
           .libnvrtc_path = options.libnvrtc_path,
+          .bundle_paths = options.bundle_paths,
+          .trust_key_path = options.trust_path,
+          .may_compile = options.may_compile,
           .show_progress = options.show_progress};
 }
 

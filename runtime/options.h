@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "cache/kernel_cache.h"
 #include "runtime/session.h"
@@ -16,6 +17,8 @@ struct Environment {
   std::string cache_dir;        ///< SPARKJIT_CACHE_DIR
   std::string libcuda_path;     ///< SPARKJIT_LIBCUDA
   std::string libnvrtc_path;    ///< SPARKJIT_LIBNVRTC
+  std::string bundle_paths;     ///< SPARKJIT_BUNDLE: files with colons between them
+  std::string trust_path;       ///< SPARKJIT_TRUST
   std::string xdg_cache_home;   ///< XDG_CACHE_HOME
   std::string xdg_config_home;  ///< XDG_CONFIG_HOME
   std::string xdg_runtime_dir;  ///< XDG_RUNTIME_DIR
@@ -34,8 +37,12 @@ std::optional<int> cuda_ordinal(std::string_view device);
 /// auto, cpu, cuda or cuda:N.
 bool is_device_name(std::string_view device);
 
-/// Flag, else variable, else default, for each of cache_dir, libcuda_path and libnvrtc_path (the libraries' default is
-/// empty: the loader's rules). The cache's default is default_cache_dir(); "none" keeps kernels in memory only.
+/// The paths of SPARKJIT_BUNDLE; empty ones are left out.
+std::vector<std::string> split_paths(std::string_view paths);
+
+/// Flag, else variable, else default, for each of cache_dir, libcuda_path, libnvrtc_path (the libraries' default is empty: the
+/// loader's rules), bundle_paths and trust_path (default: none). The cache's default is default_cache_dir(); "none" keeps
+/// kernels in memory only.
 SessionOptions resolve_options(SessionOptions options, const Environment& environment);
 
 /// Options of the kernel cache of a session; `options` as resolve_options returns them.

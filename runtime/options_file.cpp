@@ -50,6 +50,24 @@ Key path_key(std::string_view name, std::string SessionOptions::* option) {
           }};
 }
 
+bool set_bundles(const toml::node& node, SessionOptions& options) {
+  std::vector<std::string> paths;
+  const auto take = [&](const toml::node& item) {
+    const toml::value<std::string>* value = item.as_string();
+    if (value == nullptr || value->get().empty()) return false;
+    paths.push_back(value->get());
+    return true;
+  };
+  if (const toml::array* list = node.as_array()) {
+    for (const toml::node& item : *list)
+      if (!take(item)) return false;
+  } else if (!take(node)) {
+    return false;
+  }
+  options.bundle_paths = std::move(paths);
+  return true;
+}
+
 bool set_device(const toml::node& node, SessionOptions& options) {
   const toml::value<std::string>* value = node.as_string();
   if (value == nullptr || !is_device_name(value->get())) return false;
@@ -70,6 +88,9 @@ const std::vector<Key>& known_keys() {
       path_key("kernel_dir", &SessionOptions::kernel_dir),
       path_key("libcuda", &SessionOptions::libcuda_path),
       path_key("libnvrtc", &SessionOptions::libnvrtc_path),
+      {"bundle", "a path as a string, or a list of them", set_bundles},
+      path_key("trust", &SessionOptions::trust_path),
+      bool_key("no_jit", [](bool value, SessionOptions& o) { o.may_compile = !value; }),
   };
   return keys;
 }
@@ -147,6 +168,8 @@ void apply_config(const std::string& path, const Environment& environment, Sessi
   take_variable(options.cache_dir, environment.cache_dir);
   take_variable(options.libcuda_path, environment.libcuda_path);
   take_variable(options.libnvrtc_path, environment.libnvrtc_path);
+  take_variable(options.trust_path, environment.trust_path);
+  if (std::vector<std::string> paths = split_paths(environment.bundle_paths); !paths.empty()) options.bundle_paths = std::move(paths);
 }
 
 }  // namespace sj

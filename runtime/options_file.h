@@ -17,7 +17,7 @@ std::string default_config_path(const Environment& environment);
 void apply_config(const std::string& path, const Environment& environment, SessionOptions& options);
 
 /// Sets what `text` says: ctx, device, threads, prefill_tokens, f32, sync_launches, progress, cache_dir, kernel_dir, libcuda,
-/// libnvrtc. Throws kUsage "path:line: key: ..." for broken TOML, an unknown key (naming the nearest), a value of another
+/// libnvrtc, bundle, trust, no_jit. Throws kUsage "path:line: key: ..." for broken TOML, an unknown key (naming the nearest), a value of another
 /// type or out of range (naming what is expected and what was found).
 void apply_config_text(std::string_view text, const std::string& path, SessionOptions& options);
 

@@ -17,6 +17,9 @@
 
 namespace sj {
 
+struct ShapeFile;
+struct SynthOptions;
+
 enum class ActivationMode {
   kAuto,   ///< int8 per 32 values in decode where the weights are quantised
   kF32,    ///< float32 everywhere, the KV cache included: slower, for comparisons
@@ -33,6 +36,9 @@ struct SessionOptions {
   std::string cache_dir;                ///< empty: the default ladder
   std::string kernel_dir;               ///< kernel texts from here instead of the embedded ones
   std::string libcuda_path, libnvrtc_path;
+  std::vector<std::string> bundle_paths;   ///< files of kernels compiled ahead, asked in this order before cache_dir
+  std::string trust_path;               ///< public keys; every bundle must be signed by one of them. Empty: not asked for
+  bool may_compile = true;              ///< false: a kernel that is neither bundled nor cached is an error
   bool show_progress = true;
   bool expect_all_logits = false;       ///< CUDA: batches that feed(..., all_logits) wants are prepared; else it goes token by token
   bool sync_launches = false;           ///< CUDA: every launch is waited for, so that a failing one is named; slow
@@ -41,7 +47,7 @@ struct SessionOptions {
 /// What opening cost; printed by `run --timings`. Times in microseconds.
 struct LoadTimings {
   double open_us = 0, describe_us = 0, compile_us = 0, module_load_us = 0, upload_us = 0, ready_us = 0;
-  uint32_t n_kernels = 0, n_compiled = 0, n_from_disk = 0, compile_threads = 0;
+  uint32_t n_kernels = 0, n_compiled = 0, n_from_disk = 0, n_from_bundle = 0, compile_threads = 0;
 };
 
 struct GenerateOptions {
@@ -105,5 +111,10 @@ class Session {
 
 /// Throws as open_gguf, describe_model and the backends do; kCuda when device is cuda and there is none.
 std::unique_ptr<Session> open_session(const SessionOptions& options);
+
+/// A model of random weights that are made for the GPU's memory and nowhere else; the same as the file that
+/// write_synthetic_gguf(shape, synth) writes, for speed measurements before there is one. Uses n_layers and seed of `synth`;
+/// options.model_path is ignored. Throws as open_session and synthetic_gguf do; kUnsupported where only the CPU could serve.
+std::unique_ptr<Session> open_shape_session(const SessionOptions& options, const ShapeFile& shape, const SynthOptions& synth);
 
 }  // namespace sj

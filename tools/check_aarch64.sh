@@ -19,7 +19,7 @@ if [ ! -e "$prefix/.complete" ]; then
   }
   apt_arm64 update
   (cd "$prefix/debs" && apt_arm64 download libpcre2-dev libutf8proc-dev libxxhash-dev libfmt-dev libtomlplusplus-dev libcli11-dev \
-    nlohmann-json3-dev)
+    nlohmann-json3-dev libsodium-dev)
   for package in "$prefix"/debs/*.deb; do dpkg-deb -x "$package" "$prefix"; done
   cmake -S /usr/src/googletest -B "$prefix/googletest" -G Ninja -DCMAKE_TOOLCHAIN_FILE="$ROOT/cmake/aarch64-linux-gnu.cmake" \
     -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$prefix/usr" -DBUILD_GMOCK=OFF >&2

@@ -32,6 +32,8 @@ DOORS = {
         (r'\bdlopen\s*\(', r"jit/\w+\.cpp"),
     "xxHash is included in jit/base/hash only":
         (r'#\s*include\s*[<"]xxh', r"jit/base/hash\.(h|cpp)"),
+    "libsodium is included in cache/signature only":
+        (r'#\s*include\s*[<"]sodium', r"cache/signature\.(h|cpp)"),
     "the environment is read in runtime/options only":
         (r'\b(secure_)?getenv\s*\(|\benviron\b', r"runtime/options\w*\.(h|cpp)"),
     "CLI11 is included in tools/cli only":

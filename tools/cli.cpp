@@ -89,12 +89,21 @@ void Flags::text(const std::string& names, std::string& value, const std::string
   app_->add_option(names, value, help)->type_name(type);
 }
 
+void Flags::texts(const std::string& names, std::vector<std::string>& values, const std::string& help, const std::string& type) {
+  const auto set = [&values](const std::vector<std::string>& given) { values = given; };
+  app_->add_option_function<std::vector<std::string>>(names, set, help)->type_name(type)->allow_extra_args(false);
+}
+
 void Flags::required_text(const std::string& names, std::string& value, const std::string& help, const std::string& type) {
   app_->add_option(names, value, help)->type_name(type)->required();
 }
 
 void Flags::required_positional(const std::string& name, std::string& value, const std::string& help) {
   app_->add_option(name, value, help)->required();
+}
+
+void Flags::required_positionals(const std::string& name, std::vector<std::string>& values, const std::string& help) {
+  app_->add_option(name, values, help)->required();
 }
 
 void Flags::toggle(const std::string& names, bool& value, const std::string& help) { app_->add_flag(names, value, help); }
@@ -156,10 +165,18 @@ void Flags::session(SessionOptions& options) {
   const auto set_f32 = [&options](int64_t count) { options.activations = count > 0 ? ActivationMode::kF32 : ActivationMode::kAuto; };
   app_->add_flag_function("--f32", set_f32, "float32 activations everywhere: slower, for comparisons");
   toggle("--sync-launches", options.sync_launches, "wait for every launch, so that a failing one is named; slow");
+  text("--libcuda", options.libcuda_path, "driver library to open instead of libcuda.so.1", "FILE");
+  kernels(options);
+}
+
+void Flags::kernels(SessionOptions& options) {
   text("--cache-dir", options.cache_dir, "compiled kernels are kept here", "DIR");
   text("--kernel-dir", options.kernel_dir, "kernel texts from here instead of the embedded ones", "DIR");
-  text("--libcuda", options.libcuda_path, "driver library to open instead of libcuda.so.1", "FILE");
   text("--libnvrtc", options.libnvrtc_path, "compiler library to open instead of libnvrtc.so.13 or .12", "FILE");
+  texts("--bundle", options.bundle_paths, "kernels that `sparkjit prewarm` compiled ahead; may be given several times", "FILE");
+  text("--trust", options.trust_path, "load only bundles signed by a key in here", "FILE");
+  app_->add_flag_function("--no-jit", [&options](int64_t count) { options.may_compile = count == 0; },
+                          "a kernel that is neither bundled nor cached is an error, not compiled");
 }
 
 Flags VerbTable::add(const std::string& name, const std::string& help, std::function<int()> run) {
@@ -214,6 +231,8 @@ int run_cli(int argc, const char* const* argv, std::chrono::steady_clock::time_p
   add_inspect_verb(verbs);
   add_synth_verb(verbs);
   add_cache_verb(verbs);
+  add_prewarm_verb(verbs);
+  add_bundle_verb(verbs);
   add_doctor_verb(verbs);
 
   try {

@@ -22,9 +22,13 @@ class Flags {
  public:
   explicit Flags(CLI::App& app) : app_(&app) {}
   void text(const std::string& names, std::string& value, const std::string& help, const std::string& type);
+  /// May be given several times; the values together replace what `values` held.
+  void texts(const std::string& names, std::vector<std::string>& values, const std::string& help, const std::string& type);
   void required_text(const std::string& names, std::string& value, const std::string& help, const std::string& type);
   /// A word without a flag in front.
   void required_positional(const std::string& name, std::string& value, const std::string& help);
+  /// All words without a flag in front; at least one.
+  void required_positionals(const std::string& name, std::vector<std::string>& values, const std::string& help);
   void toggle(const std::string& names, bool& value, const std::string& help);
   void integer(const std::string& names, int32_t& value, int64_t low, int64_t high, const std::string& help);
   void integer(const std::string& names, uint32_t& value, int64_t low, int64_t high, const std::string& help);
@@ -40,8 +44,10 @@ class Flags {
 
   /// --config: the options file and the variables are read into `options` before any flag declared later sets a value.
   void config(SessionOptions& options);
-  /// --config, -c, --device, -t, --f32, --sync-launches, --cache-dir, --kernel-dir, --libcuda, --libnvrtc: what every verb that
-  /// opens a session takes.
+  /// --cache-dir, --kernel-dir, --libnvrtc, --bundle, --trust, --no-jit: where kernels come from.
+  void kernels(SessionOptions& options);
+  /// --config, -c, --device, -t, --f32, --sync-launches, --libcuda and those of kernels(): what every verb that opens a session
+  /// takes.
   void session(SessionOptions& options);
 
  private:
@@ -71,6 +77,8 @@ void add_score_verb(VerbTable& verbs);
 void add_inspect_verb(VerbTable& verbs);
 void add_synth_verb(VerbTable& verbs);
 void add_cache_verb(VerbTable& verbs);
+void add_prewarm_verb(VerbTable& verbs);
+void add_bundle_verb(VerbTable& verbs);
 void add_doctor_verb(VerbTable& verbs);
 
 /// Parses the command line and runs the chosen verb. Help and version go to stdout with exit code 0.

@@ -4,7 +4,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 DEPS=$ROOT/build/deps
 
 BUILD_PACKAGES=(g++ cmake ninja-build libfmt-dev libxxhash-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev
-                libpcre2-dev libutf8proc-dev)
+                libpcre2-dev libutf8proc-dev libsodium-dev)
 TEST_PACKAGES=(libgtest-dev libboost-context-dev python3)
 FETCH_PACKAGES=(python3 python3-pip)   # pip only downloads; nothing is installed with it
 

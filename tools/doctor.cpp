@@ -8,6 +8,7 @@
 
 #include "cache/cubin_store.h"
 #include "jit/base/error.h"
+#include "jit/base/file.h"
 #include "jit/compiler.h"
 #include "jit/device_info.h"
 #include "jit/driver.h"
@@ -152,10 +153,27 @@ std::string as_json(const Diagnosis& diagnosis) {
 struct DoctorOptions {
   SessionOptions session;
   std::string format = "text";
+  std::string profile_path;
 };
+
+/// The figures of the card in this machine as a profile, for prewarming elsewhere.
+int write_profile(const DoctorOptions& options, const SessionOptions& resolved) {
+  const Driver& driver = require_driver(resolved.libcuda_path);
+  const int ordinal = cuda_ordinal(options.session.device == "auto" ? "cuda" : options.session.device).value_or(-1);
+  if (ordinal < 0) throw Error(ErrorKind::kUsage, fmt::format("doctor --write-profile: expected --device cuda or cuda:N, found {}", options.session.device));
+  const DeviceInfo info = device_info(driver, ordinal);
+  std::string text = fmt::format("# {}: written by `sparkjit doctor --write-profile`; every figure is the driver's (CUDA {}), the bandwidth from\n"
+                                 "# clock and bus width unless a profile of this name is built in.\n", info.name, cuda_version(driver.version));
+  if (info.bandwidth_gb_per_s <= 0) text += "# The driver tells no bandwidth: put the maker's figure, or this file is refused.\n";
+  text += device_profile_text(info);
+  if (options.profile_path == "-") write_stdout(text);
+  else atomic_write(options.profile_path, text, 0644);
+  return 0;
+}
 
 int run_doctor(const DoctorOptions& options) {
   const SessionOptions resolved = resolve_options(options.session, read_environment());
+  if (!options.profile_path.empty()) return write_profile(options, resolved);
   Diagnosis diagnosis;
   look_at_driver(resolved, diagnosis);
   look_at_compiler(resolved, diagnosis);
@@ -174,6 +192,8 @@ void add_doctor_verb(VerbTable& verbs) {
   flags.text("--cache-dir", options->session.cache_dir, "compiled kernels are kept here", "DIR");
   flags.text("--libcuda", options->session.libcuda_path, "driver library to open instead of libcuda.so.1", "FILE");
   flags.text("--libnvrtc", options->session.libnvrtc_path, "compiler library to open instead of libnvrtc.so.13 or .12", "FILE");
+  flags.text("--write-profile", options->profile_path, "write the card's figures for `prewarm --device FILE`, and nothing else; '-': stdout", "FILE.toml");
+  flags.device("--device", options->session.device, "the card of --write-profile (default the first)");
   flags.choice("-o,--output", options->format, {"text", "json"}, "how to print (default text)");
 }
 

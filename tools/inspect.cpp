@@ -116,10 +116,8 @@ void add_inspect_verb(VerbTable& verbs) {
   flags.integer("--prefill-tokens", session.prefill_tokens, 1, 1 << 20, "most tokens of a batch step (default 512)");
   flags.integer("-c,--ctx", session.max_ctx_tokens, 0, 1 << 24, "context in tokens; 0: the model's own, at most 4096");
   flags.integer("-t,--threads", session.n_threads, 0, 4096, "threads of the compiler; 0: all cores");
-  flags.text("--cache-dir", session.cache_dir, "compiled kernels are kept here", "DIR");
-  flags.text("--kernel-dir", session.kernel_dir, "kernel texts from here instead of the embedded ones", "DIR");
   flags.text("--libcuda", session.libcuda_path, "driver library to open instead of libcuda.so.1", "FILE");
-  flags.text("--libnvrtc", session.libnvrtc_path, "compiler library to open instead of libnvrtc.so.13 or .12", "FILE");
+  flags.kernels(session);
   flags.toggle("--all", options->all_values, "long texts and lists in full");
 }
 

@@ -14,6 +14,7 @@
 #include "runtime/memory_plan.h"
 #include "runtime/options.h"
 #include "runtime/planner.h"
+#include "runtime/session_steps.h"
 #include "runtime/weights.h"
 #include "tools/cli.h"
 
@@ -56,9 +57,9 @@ std::string cubins_text(const ModelDesc& model, const DeviceInfo& device, const 
   const KernelTable table = collect_kernels(steps);
   KernelCache cache(kernel_cache_options(options, read_environment()));
   const BuiltKernels built = cache.build_kernels(table.specs, device.target(), options.n_threads);
-  std::string text = fmt::format("target {}\nkernels {} ({} compiled, {} from disk) in {:.2f} s on {} threads\n\n"
+  std::string text = fmt::format("target {}\nkernels {} ({} compiled, {} from disk, {} from bundles) in {:.2f} s on {} threads\n\n"
                                  "regs  spilled B  smem B  cubin B  compile ms  kernel\n",
-                                 device.target(), built.stats.n_kernels, built.stats.n_compiled, built.stats.n_from_disk,
+                                 device.target(), built.stats.n_kernels, built.stats.n_compiled, built.stats.n_from_disk, built.stats.n_from_bundle + built.stats.n_from_family,
                                  built.stats.wall_us / 1e6, built.stats.n_threads);
   for (size_t i = 0; i < built.cubins.size(); ++i) {
     const Cubin& cubin = *built.cubins[i];

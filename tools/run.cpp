@@ -65,8 +65,8 @@ void print_timings(const Session& session, const GenerateStats& stats, double fi
   line(fmt::format("load {:.1f} ms: open {:.1f}, describe {:.1f}, compile {:.1f}, modules {:.1f}, weights {:.1f}",
                    load.ready_us / 1e3, load.open_us / 1e3, load.describe_us / 1e3, load.compile_us / 1e3,
                    load.module_load_us / 1e3, load.upload_us / 1e3));
-  line(fmt::format("kernels {}: {} compiled in {:.2f} s on {} threads, {} from the cache", load.n_kernels, load.n_compiled,
-                   load.compile_us / 1e6, load.compile_threads, load.n_from_disk));
+  line(fmt::format("kernels {}: {} compiled in {:.2f} s on {} threads, {} from the cache, {} from bundles", load.n_kernels, load.n_compiled,
+                   load.compile_us / 1e6, load.compile_threads, load.n_from_disk, load.n_from_bundle));
   line(fmt::format("prompt {} tokens in {:.1f} ms ({:.1f} tok/s)", stats.n_prompt_tokens, stats.prompt_us / 1e3,
                    rate(stats.n_prompt_tokens, stats.prompt_us)));
   line(fmt::format("decode {} tokens in {:.1f} ms ({:.1f} tok/s)", stats.n_new_tokens, stats.decode_us / 1e3,

@@ -107,12 +107,12 @@ std::string read_file(const std::string& path) {
   return text;
 }
 
-void atomic_write(const std::string& path, std::span<const std::byte> bytes) {
+void atomic_write(const std::string& path, std::span<const std::byte> bytes, unsigned mode) {
   static std::atomic<uint64_t> n_written{0};
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
   const std::string temporary = fmt::format("{}{}{}-{}", path, kTemporaryMark, ::getpid(), n_written++);
-  OpenFile file(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  OpenFile file(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, static_cast<mode_t>(mode));
   if (file.fd() < 0) throw_io("create", temporary, errno);
   try {
     write_all(file.fd(), bytes, temporary);
@@ -128,8 +128,8 @@ void atomic_write(const std::string& path, std::span<const std::byte> bytes) {
   if (directory.fd() >= 0 && ::fsync(directory.fd()) != 0) return;
 }
 
-void atomic_write(const std::string& path, std::string_view text) {
-  atomic_write(path, std::as_bytes(std::span(text.data(), text.size())));
+void atomic_write(const std::string& path, std::string_view text, unsigned mode) {
+  atomic_write(path, std::as_bytes(std::span(text.data(), text.size())), mode);
 }
 
 }  // namespace sj

@@ -33,10 +33,10 @@ class MappedFile {
 std::string read_file(const std::string& path);
 
 /// Writes `bytes` to `path`: a temporary file in the same folder, every write checked, fsync, rename over `path`, fsync of
-/// the folder. A reader sees the old content, the new content or no file. Mode 0600. Throws kIo; the temporary file is
-/// removed then.
-void atomic_write(const std::string& path, std::span<const std::byte> bytes);
-void atomic_write(const std::string& path, std::string_view text);
+/// the folder. A reader sees the old content, the new content or no file. Permissions: `mode`, less what
+/// the umask forbids. Throws kIo; the temporary file is removed then.
+void atomic_write(const std::string& path, std::span<const std::byte> bytes, unsigned mode = 0600);
+void atomic_write(const std::string& path, std::string_view text, unsigned mode = 0600);
 
 /// True for a name that atomic_write gives to its temporary files.
 bool is_temporary_name(std::string_view file_name);
