@@ -93,10 +93,11 @@ StatePlan plan_states(std::span<const Lowered> steps) {
 
 uint64_t MemoryNeeds::total_bytes() const { return weight_bytes + kv_bytes + state_bytes + arena_bytes + kReserveBytes; }
 
-void require_fits(const MemoryNeeds& needs, uint64_t free_bytes, uint64_t total_bytes, const std::string& device_name) {
+void require_fits(const MemoryNeeds& needs, uint64_t free_bytes, uint64_t total_bytes, const std::string& device_name,
+                  std::string_view other_advice) {
   if (needs.total_bytes() <= free_bytes) return;
   const uint64_t without_kv = needs.total_bytes() - needs.kv_bytes;
-  std::string advice = "; --device cpu needs no GPU memory";
+  std::string advice = fmt::format("; {}", other_advice);
   if (without_kv < free_bytes && needs.kv_bytes_per_page != 0) {
     const uint64_t n_tokens = (free_bytes - without_kv) / needs.kv_bytes_per_page * kKvPageTokens;
     if (n_tokens != 0) advice = fmt::format("; a context of {} tokens would fit (--ctx {})", n_tokens, n_tokens);

@@ -6,6 +6,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/lowered.h"
@@ -52,8 +53,9 @@ struct MemoryNeeds {
 /// Room for code, the captured graph and the driver's own bookkeeping.
 inline constexpr uint64_t kReserveBytes = uint64_t{64} << 20;
 
-/// Throws kCuda "out of GPU memory: needed X (what for), free Y of Z" and the context that would fit, if any.
-void require_fits(const MemoryNeeds& needs, uint64_t free_bytes, uint64_t total_bytes, const std::string& device_name);
+/// Throws kCuda "out of GPU memory: needed X (what for), free Y of Z" and the context that would fit, if any, else `advice`.
+void require_fits(const MemoryNeeds& needs, uint64_t free_bytes, uint64_t total_bytes, const std::string& device_name,
+                  std::string_view advice = "--device cpu needs no GPU memory");
 
 /// "1.5 GiB", "640 KiB", "12 bytes".
 std::string bytes_text(uint64_t n_bytes);

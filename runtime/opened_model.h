@@ -27,6 +27,7 @@ struct OpenedModel {
   ModelDesc model;
   std::optional<Tokenizer> tokenizer;
   LoadTimings timings;
+  std::optional<uint64_t> weight_seed = {};   ///< the file has no data: weights are made from this seed
 };
 
 /// Throws as open_gguf, describe_model and Tokenizer::from_gguf do.

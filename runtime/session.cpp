@@ -9,6 +9,7 @@
 #include "jit/device_info.h"
 #include "jit/driver.h"
 #include "jit/nvrtc.h"
+#include "models/synth.h"
 #include "runtime/cuda_session.h"
 #include "runtime/opened_model.h"
 #include "runtime/options.h"
@@ -33,6 +34,11 @@ std::optional<std::vector<Lowered>> find_gpu_steps(const SessionOptions& options
   }
 }
 
+Error no_file_for_the_cpu(const OpenedModel& opened, const std::string& why) {
+  return Error(ErrorKind::kUnsupported, fmt::format("{}: weights without a file are made in GPU memory only ({}); for the CPU, write a "
+                                                    "file with sparkjit synth", opened.file.path(), why));
+}
+
 std::unique_ptr<Session> open_auto_session(const SessionOptions& options, OpenedModel opened) {
   std::string why;
   const Driver* drv = nullptr;
@@ -40,6 +46,7 @@ std::unique_ptr<Session> open_auto_session(const SessionOptions& options, Opened
     log_info("device", "auto: GPU 0, because there is one that can run the model");
     return open_cuda_session(options, std::move(opened), *drv, 0, std::move(*steps));
   }
+  if (opened.weight_seed) throw no_file_for_the_cpu(opened, why);
   log_info("device", "auto: CPU, because {}", why);
   return open_cpu_session(options, std::move(opened));
 }
@@ -90,7 +97,9 @@ TokenId argmax(std::span<const float> logits) {
   return static_cast<TokenId>(best);
 }
 
-std::unique_ptr<Session> open_session(const SessionOptions& asked) {
+namespace {
+
+std::unique_ptr<Session> open_with(const SessionOptions& asked, const std::function<OpenedModel()>& open) {
   drop_compiler_variables();
   const SessionOptions options = resolve_options(asked, read_environment());
   const std::optional<int> ordinal = cuda_ordinal(options.device);
@@ -98,13 +107,31 @@ std::unique_ptr<Session> open_session(const SessionOptions& asked) {
     throw Error(ErrorKind::kUsage, fmt::format("--device: expected auto, cpu, cuda or cuda:N, found '{}'", options.device));
   // A missing GPU is known before the file is read.
   const Driver* drv = ordinal ? &require_driver(options.libcuda_path) : nullptr;
-  OpenedModel opened = open_model(options.model_path);
-  if (options.device == "cpu") return open_cpu_session(options, std::move(opened));
+  OpenedModel opened = open();
+  if (options.device == "cpu") {
+    if (opened.weight_seed) throw no_file_for_the_cpu(opened, "--device is cpu");
+    return open_cpu_session(options, std::move(opened));
+  }
   if (drv != nullptr) {
     std::vector<Lowered> steps = lower_steps(opened.model, device_info(*drv, *ordinal), options);
     return open_cuda_session(options, std::move(opened), *drv, *ordinal, std::move(steps));
   }
   return open_auto_session(options, std::move(opened));
+}
+
+}  // namespace
+
+std::unique_ptr<Session> open_session(const SessionOptions& options) {
+  return open_with(options, [&] { return open_model(options.model_path); });
+}
+
+std::unique_ptr<Session> open_shape_session(const SessionOptions& options, const ShapeFile& shape, const SynthOptions& synth) {
+  return open_with(options, [&] {
+    const Clock::time_point start = Clock::now();
+    GgufFile file = synthetic_gguf(shape, synth);
+    ModelDesc model = describe_model(file);
+    return OpenedModel{start, std::move(file), std::move(model), std::nullopt, {.describe_us = elapsed_us(start)}, synth.seed};
+  });
 }
 
 }  // namespace sj

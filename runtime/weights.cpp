@@ -15,6 +15,7 @@
 #include "jit/base/parallel.h"
 #include "kernel_src/weight_layout.h"
 #include "models/dequant.h"
+#include "models/synth.h"
 #include "runtime/memory_plan.h"
 
 namespace sj {
@@ -75,6 +76,15 @@ void FileWeights::read(const TensorInfo& tensor, uint64_t offset_bytes, std::spa
     n_done += static_cast<size_t>(n);
   }
   if (drop_pages_) ::posix_fadvise(fd, static_cast<off_t>(begin), static_cast<off_t>(out.size()), POSIX_FADV_DONTNEED);
+}
+
+void SyntheticWeights::read(const TensorInfo& tensor, uint64_t offset_bytes, std::span<std::byte> out) const {
+  const uint64_t row_bytes = tensor.n_bytes / tensor.n_rows(), row = offset_bytes / row_bytes;
+  const uint64_t skipped = offset_bytes - row * row_bytes;
+  if (skipped == 0 && out.size() % row_bytes == 0) return synthesise_tensor(tensor, seed_, row, out);
+  std::vector<std::byte> rows((skipped + out.size() + row_bytes - 1) / row_bytes * row_bytes);   // pieces of floats end anywhere
+  synthesise_tensor(tensor, seed_, row, rows);
+  std::memcpy(out.data(), rows.data() + skipped, out.size());
 }
 
 WeightPlan::WeightPlan(const WeightSource& source, std::span<const Lowered> steps) {

@@ -41,6 +41,19 @@ class FileWeights : public WeightSource {
   bool drop_pages_;
 };
 
+/// The weights of synthetic_gguf(), made as they are asked for.
+class SyntheticWeights : public WeightSource {
+ public:
+  /// `file`: of synthetic_gguf() with the same seed; must outlive this object.
+  SyntheticWeights(const GgufFile& file, uint64_t seed) : file_(file), seed_(seed) {}
+  const TensorInfo& require_tensor(const std::string& name) const override { return file_.require_tensor(name); }
+  void read(const TensorInfo& tensor, uint64_t offset_bytes, std::span<std::byte> out) const override;
+
+ private:
+  const GgufFile& file_;
+  uint64_t seed_;
+};
+
 /// Layout of all weights in one block of device memory.
 class WeightPlan {
  public:

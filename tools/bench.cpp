@@ -5,8 +5,11 @@
 #include <memory>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "jit/base/error.h"
+#include "models/shape_file.h"
+#include "models/synth.h"
 #include "tools/bench_report.h"
 #include "tools/cli.h"
 
@@ -17,6 +20,8 @@ using Clock = std::chrono::steady_clock;
 
 struct BenchOptions {
   SessionOptions session;
+  std::string shape;      // instead of a model file
+  SynthOptions synth;
   std::vector<uint32_t> prefill_tokens = {512};
   std::vector<uint32_t> depths = {128};
   uint32_t n_decode = 128;
@@ -120,18 +125,42 @@ std::string op_table(Session& session, const BenchOptions& options, const BenchS
   return fmt::format("\n{}\n\n{}", row.name(), format_op_table(setting, ops, 1e6 / median(row.tokens_per_s), options.per_launch));
 }
 
+/// The session, and how its model is called and how many bytes its file has or would have; 0: unknown.
+struct BenchModel {
+  std::unique_ptr<Session> session;
+  std::string name;
+  uint64_t weight_bytes = 0;
+};
+
+BenchModel open_bench_model(const BenchOptions& options) {
+  const std::string& path = options.session.model_path;
+  if (options.shape.empty()) {
+    std::error_code error;   // the size is decoration
+    const uint64_t n_bytes = std::filesystem::file_size(path, error);
+    return {open_session(options.session), std::filesystem::path(path).stem().string(), error ? 0 : n_bytes};
+  }
+  const ShapeFile shape = load_shape(options.shape);
+  const uint32_t n_layers = options.synth.n_layers;
+  return {open_shape_session(options.session, shape, options.synth),
+          n_layers == 0 ? shape.name : fmt::format("{} ({} layers)", shape.name, n_layers),
+          synthetic_gguf(shape, options.synth).size_bytes()};
+}
+
 int run_bench(BenchOptions options) {
+  if (options.session.model_path.empty() == options.shape.empty())
+    throw Error(ErrorKind::kUsage, "bench: one of --model and --shape is required");
+  if (options.shape.empty() && options.synth.n_layers != 0)
+    throw Error(ErrorKind::kUsage, "--layers: a file has the layers it has; only a --shape can do with fewer");
   std::erase(options.prefill_tokens, 0u);
   if (options.session.max_ctx_tokens == 0) options.session.max_ctx_tokens = ctx_tokens_needed(options);
   require_rows_fit(options, options.session.max_ctx_tokens);
-  const std::unique_ptr<Session> session = open_session(options.session);
+  const BenchModel model = open_bench_model(options);
+  const std::unique_ptr<Session>& session = model.session;
   require_rows_fit(options, session->max_ctx_tokens());
-  std::error_code ignored;   // the size is decoration
-  const uint64_t weight_bytes = std::filesystem::file_size(options.session.model_path, ignored);
-  const BenchSetting setting{.model = std::filesystem::path(options.session.model_path).stem().string(),
+  const BenchSetting setting{.model = model.name,
                              .architecture = session->model().architecture,
                              .device = session->device_name(),
-                             .weight_bytes = ignored ? 0 : weight_bytes,
+                             .weight_bytes = model.weight_bytes,
                              .peak_gb_per_s = session->peak_gb_per_s(),
                              .fill = options.fill};
   std::vector<BenchRow> rows;
@@ -150,7 +179,11 @@ int run_bench(BenchOptions options) {
 void add_bench_verb(VerbTable& verbs) {
   const auto options = std::make_shared<BenchOptions>();
   Flags flags = verbs.add("bench", "measure prefill and decode", [options] { return run_bench(*options); });
-  flags.required_text("-m,--model", options->session.model_path, "GGUF file (first part of a split one)", "FILE");
+  flags.text("-m,--model", options->session.model_path, "GGUF file (first part of a split one)", "FILE");
+  flags.text("--shape", options->shape,
+             fmt::format("no file: random weights made in GPU memory, in the shapes of {}, or of a .toml file", fmt::join(shape_names(), ", ")),
+             "NAME");
+  flags.integer("--layers", options->synth.n_layers, 0, 4096, "of --shape, how many layers; 0: as the shape says");
   constexpr int64_t kMaxTokens = 1 << 24;
   flags.integers("-p,--prefill", options->prefill_tokens, 0, kMaxTokens, "prompt lengths; 0: none (default 512)");
   flags.integers("-d,--depth", options->depths, 0, kMaxTokens, "tokens in the context when decoding starts (default 128)");

@@ -188,6 +188,16 @@ TEST_F(BadInput, RandomContextOnTheCpu) {
                {"random keys and values", "needs a GPU"});
 }
 
+TEST_F(BadInput, ShapesToMeasure) {
+  expect_error(run_sparkjit({"bench", "-p", "4"}), kUsage, {"one of --model and --shape is required"});
+  expect_error(run_sparkjit({"bench", "-m", write({}), "--layers", "1"}), kUsage, {"--layers: a file has the layers it has"});
+  expect_error(run_sparkjit({"bench", "--shape", "qwen9"}), kUsage, {"qwen9", "qwen3-30b-a3b"});
+  expect_error(run_sparkjit({"bench", "--shape", "smollm2-135m", "--device", "cpu"}), kUnsupported,
+               {"shape smollm2-135m: weights without a file are made in GPU memory only (--device is cpu)", "sparkjit synth"});
+  expect_error(run_sparkjit({"bench", "--shape", "smollm2-135m", "--libcuda", "/no/such/libcuda.so"}), kUnsupported,
+               {"GPU memory only (", "/no/such/libcuda.so"});
+}
+
 TEST_F(BadInput, StdoutThatIsFull) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
   const std::string command = binary_path() + " inspect -m " + write({}) + " > /dev/full 2> " + (folder_.path() / "err").string();

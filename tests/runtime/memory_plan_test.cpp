@@ -106,6 +106,12 @@ TEST(RequireFits, ProposesTheCpuWhenWeightsAloneAreTooLarge) {
   } catch (const Error& error) {
     EXPECT_NE(error.message().find("; --device cpu needs no GPU memory"), std::string::npos) << error.message();
   }
+  try {
+    require_fits({.weight_bytes = 1000 << 20}, 500 << 20, 600 << 20, "card", "take less");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_TRUE(error.message().ends_with("on card; take less")) << error.message();
+  }
 }
 
 TEST(KernelTable, LayersShareTheirKernels) {

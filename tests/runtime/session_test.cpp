@@ -8,6 +8,8 @@
 #include <filesystem>
 
 #include "jit/base/error.h"
+#include "models/shape_file.h"
+#include "models/synth.h"
 #include "runtime/opened_model.h"
 #include "support/gguf_writer.h"
 #include "support/golden_models.h"
@@ -98,6 +100,57 @@ TEST_P(SessionTest, RefusesEmptyPromptAndForeignIds) {
   const std::vector<TokenId> foreign = {1, 128};
   EXPECT_EQ(require_error([&] { session->feed(foreign, false); }).message(),
             "token 1 of the prompt: id 128 is outside of the vocabulary 0..127");
+}
+
+constexpr std::string_view kTinyShape = R"(name = "tiny"
+architecture = "qwen3"
+[hyperparameters]
+block_count = 4
+context_length = 128
+embedding_length = 256
+feed_forward_length = 512
+attention.head_count = 4
+attention.head_count_kv = 2
+attention.key_length = 64
+attention.value_length = 64
+attention.layer_norm_rms_epsilon = 1e-6
+[tokenizer]
+pre = "qwen2"
+n_vocab = 320
+[mix]
+token_embd = "Q4_K"
+output = "Q6_K"
+output_norm = "F32"
+attn_norm = "F32"
+attn_q = "Q4_K"
+attn_k = "Q4_K"
+attn_v = "Q6_K"
+attn_output = "Q4_K"
+attn_q_norm = "F32"
+attn_k_norm = "F32"
+ffn_norm = "F32"
+ffn_gate = "Q4_K"
+ffn_up = "Q4_K"
+ffn_down = "Q6_K"
+)";
+
+TEST_P(SessionTest, WeightsMadeOnTheSpotAreThoseOfTheFile) {
+  const ShapeFile shape = parse_shape(kTinyShape, "tiny");
+  const SynthOptions synth{.path = ::testing::TempDir() + "sparkjit-tiny-shape.gguf", .n_layers = 1, .seed = 5};
+  const SessionOptions with = options();
+  if (GetParam() == "cpu") {
+    const Error error = require_error([&] { open_shape_session(with, shape, synth); });
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+    return;
+  }
+  write_synthetic_gguf(shape, synth);
+  SessionOptions of_file = with;
+  of_file.model_path = synth.path;
+  const std::vector<TokenId> ids = {1, 200, 31, 7};
+  const std::unique_ptr<Session> made = open_shape_session(with, shape, synth), read = open_session(of_file);
+  std::filesystem::remove(synth.path);
+  EXPECT_EQ(made->model().layers.size(), 1u);
+  EXPECT_EQ(made->feed(ids, false), read->feed(ids, false));
 }
 
 TEST_P(SessionTest, EverySplitGivesTheSameLogits) {

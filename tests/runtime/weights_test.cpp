@@ -9,6 +9,8 @@
 
 #include "kernel_src/weight_layout.h"
 #include "models/dequant.h"
+#include "models/shape_file.h"
+#include "models/synth.h"
 #include "runtime/memory_plan.h"
 
 namespace sj {
@@ -157,6 +159,24 @@ TEST_P(ConvertJob, FloatsEqualDequantisedElements) {
 }
 
 INSTANTIATE_TEST_SUITE_P(PieceSizes, ConvertJob, testing::Values(1, 1500, 1 << 20));
+
+// Pieces of float tensors begin and end inside rows.
+TEST(SyntheticWeights, AnyPieceIsThatOfTheWholeTensor) {
+  const ShapeFile shape = load_shape("smollm2-135m");
+  const GgufFile file = synthetic_gguf(shape, {.n_layers = 1, .seed = 3});
+  const SyntheticWeights source(file, 3);
+  for (const char* name : {"blk.0.attn_k.weight", "blk.0.attn_norm.weight"}) {
+    const TensorInfo& tensor = source.require_tensor(name);
+    std::vector<std::byte> whole(tensor.n_bytes);
+    synthesise_tensor(tensor, 3, 0, whole);
+    for (const auto& [offset, n] : {std::pair<uint64_t, uint64_t>{0, tensor.n_bytes}, {4, 8}, {tensor.n_bytes - 12, 12}, {1000, 1200}}) {
+      std::vector<std::byte> piece(n);
+      source.read(tensor, offset, piece);
+      EXPECT_EQ(std::memcmp(piece.data(), whole.data() + offset, n), 0) << name << " from " << offset;
+    }
+  }
+  EXPECT_THROW(source.require_tensor("blk.1.attn_k.weight"), Error);
+}
 
 TEST(WeightJobs, CoverEveryRowOnceInFileOrder) {
   MemoryWeights source;
