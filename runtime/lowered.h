@@ -98,6 +98,8 @@ struct Lowered {
   std::vector<LoweredValue> values;
   std::vector<StateBuffer> states;
   std::vector<std::string> notes;  ///< why fusion rules refused, one line each, without repeats
+
+  Cost cost(uint64_t n_keys) const;   ///< of all launches
 };
 
 /// A launch of `spec` with `args`; each patch is {offsetof(Args, pointer), buffer}. Pointers without a patch keep the value

@@ -19,6 +19,17 @@ Cost cost_of(const Launch& launch, const Cost& fixed, uint64_t n_keys) {
   return {fixed.bytes + per_key.bytes * static_cast<double>(n_seen), fixed.flops + per_key.flops * static_cast<double>(n_seen)};
 }
 
+template <class Launch>
+Cost sum_of(const std::vector<Launch>& launches, uint64_t n_keys) {
+  Cost sum;
+  for (const Launch& launch : launches) {
+    const Cost cost = launch.cost(n_keys);
+    sum.bytes += cost.bytes;
+    sum.flops += cost.flops;
+  }
+  return sum;
+}
+
 uint32_t max_dynamic_smem(const KernelTable& table, uint32_t kernel) { return table.specs[kernel].launch.dynamic_smem_bytes; }
 
 }  // namespace
@@ -26,15 +37,8 @@ uint32_t max_dynamic_smem(const KernelTable& table, uint32_t kernel) { return ta
 Cost LoweredLaunch::cost(uint64_t n_keys) const { return cost_of(*this, spec.cost, n_keys); }
 Cost PlannedLaunch::cost(uint64_t n_keys) const { return cost_of(*this, fixed_cost, n_keys); }
 
-Cost Plan::cost(uint64_t n_keys) const {
-  Cost sum;
-  for (const PlannedLaunch& launch : launches) {
-    const Cost cost = launch.cost(n_keys);
-    sum.bytes += cost.bytes;
-    sum.flops += cost.flops;
-  }
-  return sum;
-}
+Cost Plan::cost(uint64_t n_keys) const { return sum_of(launches, n_keys); }
+Cost Lowered::cost(uint64_t n_keys) const { return sum_of(launches, n_keys); }
 
 KernelTable collect_kernels(std::span<const Lowered> steps) {
   KernelTable table;

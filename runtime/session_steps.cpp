@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include "models/op_graph.h"
 #include "runtime/lowering.h"
 #include "runtime/opened_model.h"
@@ -46,6 +48,12 @@ std::vector<Lowered> lower_steps(const ModelDesc& model, const DeviceInfo& devic
   if (n_batch > 1)
     steps.push_back(lower_step(model, device, options, {.n_tokens = n_batch, .max_ctx_tokens = max_ctx_tokens, .all_logits = all_logits}));
   return steps;
+}
+
+const Lowered& decode_step(std::span<const Lowered> steps, uint32_t n_past) {
+  for (const Lowered& step : steps)
+    if (step.n_tokens == 1 && (step.attend_tokens == 0 || n_past < step.attend_tokens)) return step;
+  throw Error(ErrorKind::kInternal, fmt::format("no one-token step reaches position {}", n_past));
 }
 
 std::vector<Lowered> lower_all_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options) {

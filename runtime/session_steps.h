@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "jit/device_info.h"
@@ -20,6 +21,9 @@ uint32_t attend_size(uint32_t n_tokens);
 /// before (Lowered::attend_tokens; the last serves the whole context), then the batched step unless prefill_tokens is 1.
 /// Throws kUnsupported as lower_graph does.
 std::vector<Lowered> lower_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options);
+
+/// The one-token step of `steps` (as lower_steps made them) that runs when `n_past` tokens are in the cache.
+const Lowered& decode_step(std::span<const Lowered> steps, uint32_t n_past);
 
 /// Steps whose kernels are those of every session of the model on the card, whatever its max_ctx_tokens and
 /// expect_all_logits; prefill_tokens and activations as in `options`. Throws as lower_steps.
