@@ -64,6 +64,9 @@ TEST(OptionsFile, SetsEveryKey) {
       kernel_dir = "/k"
       libcuda = "/l/cuda"
       libnvrtc = "/l/nvrtc"
+      bundle = ["/b/1", "/b/2"]
+      trust = "/b/farm.pub"
+      no_jit = true
   )", "f.toml", options);
   EXPECT_EQ(options.max_ctx_tokens, 8192u);
   EXPECT_EQ(options.n_threads, 3u);
@@ -76,6 +79,35 @@ TEST(OptionsFile, SetsEveryKey) {
   EXPECT_EQ(options.kernel_dir, "/k");
   EXPECT_EQ(options.libcuda_path, "/l/cuda");
   EXPECT_EQ(options.libnvrtc_path, "/l/nvrtc");
+  EXPECT_EQ(options.bundle_paths, (std::vector<std::string>{"/b/1", "/b/2"}));
+  EXPECT_EQ(options.trust_path, "/b/farm.pub");
+  EXPECT_FALSE(options.may_compile);
+}
+
+TEST(OptionsFile, OneBundleNeedsNoList) {
+  SessionOptions options;
+  apply_config_text("bundle = '/b/1'", "f.toml", options);
+  EXPECT_EQ(options.bundle_paths, std::vector<std::string>{"/b/1"});
+  EXPECT_EQ(usage_error("bundle = 3"), "f.toml:1: bundle: expected a path as a string, or a list of them, found 3");
+  EXPECT_EQ(usage_error("bundle = ['/b/1', '']"), "f.toml:1: bundle: expected a path as a string, or a list of them, found an array");
+}
+
+TEST(Options, VariableReplacesTheFilesBundlesAndFlagsReplaceBoth) {
+  const Environment environment{.bundle_paths = ":/e/1::/e/2", .trust_path = "/e/pub", .home = "/h"};
+  SessionOptions options;
+  apply_config_text("bundle = '/f/1'\ntrust = '/f/pub'", "f.toml", options);
+  apply_config("none", environment, options);
+  EXPECT_EQ(options.bundle_paths, (std::vector<std::string>{"/e/1", "/e/2"}));
+  EXPECT_EQ(options.trust_path, "/e/pub");
+  const KernelCacheOptions cache = kernel_cache_options(resolve_options(options, environment), environment);
+  EXPECT_EQ(cache.bundle_paths, options.bundle_paths);
+  EXPECT_EQ(cache.trust_key_path, "/e/pub");
+  EXPECT_TRUE(cache.may_compile);
+  SessionOptions flags;
+  flags.bundle_paths = {"/g/1"};
+  flags.may_compile = false;
+  EXPECT_EQ(resolve_options(flags, environment).bundle_paths, std::vector<std::string>{"/g/1"});
+  EXPECT_FALSE(kernel_cache_options(flags, environment).may_compile);
 }
 
 TEST(OptionsFile, LeavesOutWhatItDoesNotSay) {
