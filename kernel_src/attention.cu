@@ -1,11 +1,13 @@
 // y[t,h,:] = sum_p w_p V[p,g,:], w = softmax_p(scale * q[t,h,:] . K[p,g,:]), g = h / (kHeads / kHeadsKv), over the keys p
 // with 0 <= p_t - p (< kWindow); a sink adds exp(sinks[h]) to the denominator.
 // q: [kTokens, kHeads, kHeadDim] f32    y: [kTokens, kHeads * kHeadDim] f32
-// K, V: [n_pages][kHeadsKv][kPageTokens][kHeadDim] f16, or f32 (kIsKvF32), logical page i at page_table[i]
+// K, V: [n_pages][kHeadsKv][kPageTokens][kHeadDim] f16, or f32 (kIsKvF32), logical page i at page_table[i], a row's units
+// placed as in device/kv_layout.cuh
 // One block a (head, token). Its warps take tiles of 32 keys in turn, a lane a key for the scores and dims for the sum, each
 // with its own running maximum; the block joins the warps' results at the end.    spec: attention_spec.cpp
 #include "sj_baked.h"
 
+#include "device/kv_layout.cuh"
 #include "device/ptx.cuh"
 #include "device/reduce.cuh"
 #include "device/step.cuh"
@@ -38,11 +40,13 @@ __device__ __forceinline__ float2 load_pair(const uint16_t* p) {
 }
 __device__ __forceinline__ float2 load_pair(const float* p) { return *reinterpret_cast<const float2*>(p); }
 
-__device__ __forceinline__ float dot_key(const float* key, const float* q) {
+/// `key` is row `row` of a page.
+__device__ __forceinline__ float dot_key(const float* key, uint32_t row, const float* q) {
   float score = 0.0f;
 #pragma unroll 4
   for (uint32_t i = 0; i < kHeadDim / 4; ++i) {
-    const float4 k = reinterpret_cast<const float4*>(key)[i], a = reinterpret_cast<const float4*>(q)[i];
+    const float4 k = reinterpret_cast<const float4*>(key)[2 * kv_unit<kHeadDim>(row, i / 2) + i % 2];
+    const float4 a = reinterpret_cast<const float4*>(q)[i];
     score = fmaf(k.x, a.x, score);
     score = fmaf(k.y, a.y, score);
     score = fmaf(k.z, a.z, score);
@@ -51,11 +55,11 @@ __device__ __forceinline__ float dot_key(const float* key, const float* q) {
   return score;
 }
 
-__device__ __forceinline__ float dot_key(const uint16_t* key, const float* q) {
+__device__ __forceinline__ float dot_key(const uint16_t* key, uint32_t row, const float* q) {
   float score = 0.0f;
 #pragma unroll 4
   for (uint32_t i = 0; i < kHeadDim / 8; ++i) {
-    const uint4 v = reinterpret_cast<const uint4*>(key)[i];
+    const uint4 v = reinterpret_cast<const uint4*>(key)[kv_unit<kHeadDim>(row, i)];
     const float4 a = reinterpret_cast<const float4*>(q)[2 * i], b = reinterpret_cast<const float4*>(q)[2 * i + 1];
     score = fmaf(half_to_float(static_cast<uint16_t>(v.x)), a.x, score);
     score = fmaf(half_to_float(static_cast<uint16_t>(v.x >> 16)), a.y, score);
@@ -69,7 +73,7 @@ __device__ __forceinline__ float dot_key(const uint16_t* key, const float* q) {
   return score;
 }
 
-/// Adds keys [begin, end) of the tile that starts at position `first`; at least one of them is in it.
+/// Adds keys [begin, end) of the tile that starts at position `first`, a multiple of 32; at least one of them is in it.
 __device__ __forceinline__ void add_tile(const AttentionArgs& args, uint32_t head_kv, uint32_t first, uint32_t begin,
                                          uint32_t end, const float* q, Partial& p) {
   const uint32_t lane = threadIdx.x % kWarpLanes;
@@ -79,7 +83,7 @@ __device__ __forceinline__ void add_tile(const AttentionArgs& args, uint32_t hea
 
   const bool is_visible = lane >= from && lane < to;
   float score = -kInfinity;
-  if (is_visible) score = dot_key(reinterpret_cast<const KvElem*>(args.k_pages) + base + lane * kHeadDim, q);
+  if (is_visible) score = dot_key(reinterpret_cast<const KvElem*>(args.k_pages) + base + lane * kHeadDim, lane, q);
   const float maximum = fmaxf(p.maximum, warp_max(score));
   const float rescale = expf(p.maximum - maximum);  // 0 for the first tile
   const float weight = is_visible ? expf(score - maximum) : 0.0f;
@@ -96,7 +100,7 @@ __device__ __forceinline__ void add_tile(const AttentionArgs& args, uint32_t hea
     for (uint32_t i = 0; i < kPairsPerLane; ++i) {
       const uint32_t pair = lane + i * kWarpLanes;
       if (pair >= kPairs) continue;
-      const float2 v = load_pair(v_tile + key * kHeadDim + 2 * pair);
+      const float2 v = load_pair(v_tile + key * kHeadDim + kv_elem<kHeadDim>(key, 2 * pair));
       p.values[2 * i] = fmaf(w, v.x, p.values[2 * i]);
       p.values[2 * i + 1] = fmaf(w, v.y, p.values[2 * i + 1]);
     }

@@ -1,16 +1,18 @@
 // One decode stage between the q, k, v projections and the output projection: per-head RMSNorm of q and k, rotary embedding,
 // append to the KV cache, attention, quantised output.
 //   o_h = sum_t softmax_t(kScale * q_h . k_t) v_t over the cached tokens and the new one
-// Grid: (splits, head groups); a head group is up to 8 query heads of one KV head. The pages that are visible are shared out
-// evenly among the splits; a block's warps take 16 tokens of each page and a part of the dims. Cached pages are requested
-// before the dependency wait: only this kernel writes the cache, in the step before.
+// Grid: (splits, head groups); a head group is up to 8 query heads of one KV head. Slices of 16 tokens are dealt out in turn
+// to the splits and their warps. Each warp streams its slices through slots of its own, by bulk copies, so that no barrier of
+// the block is needed on the way; the first are asked for before the dependency wait: only this kernel writes the cache, in
+// the step before. Where kDimParts > 1, that many warps share a slice, each with a part of the dims of v.
 // q and the softmax weights are split in two halves each (x = hi + lo, both f16), which fill the 16 rows of the tensor
 // core's tile: products are as exact as in f32.    Splits meet first in their cluster, then through global memory.
 // spec: decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/decode.cuh"
-#include "device/rotation.cuh"
+#include "device/head_vec.cuh"
+#include "device/kv_layout.cuh"
 
 #include "args/decode_attention.h"
 #include "args/step_state.h"
@@ -18,133 +20,111 @@
 namespace sj {
 using namespace baked;
 
-constexpr uint32_t kTokenWarps = kPageTokens / 16, kWarps = kTokenWarps * kDimParts, kThreads = kWarps * kWarpLanes;
-constexpr uint32_t kPartDims = kHeadDim / kDimParts;            // dims of o that a warp sums up
+constexpr uint32_t kSliceTokens = 16, kThreads = kWarps * kWarpLanes;
+constexpr uint32_t kStreams = kWarps / kDimParts, kSplits = kCluster * kGroups, kTakers = kStreams * kSplits;
+constexpr uint32_t kPartDims = kHeadDim / kDimParts;   // dims of v and o that a warp has
 constexpr uint32_t kHeadsPerKv = kHeads / kHeadsKv, kHeadGroups = ceil_div(kHeadsPerKv, 8), kGroupHeads = min_u32(kHeadsPerKv, 8);
-constexpr uint32_t kUnits = kHeadDim / 8;                       // 16-byte units of a row
-constexpr uint32_t kTileBytes = kPageTokens * kHeadDim * 2;     // K or V of a page
-constexpr uint32_t kStep = kHeadDim / 16, kPairs = kHeadDim / 2, kPairsEach = ceil_div(kPairs, kWarpLanes);
-static_assert(kPageTokens == 64 && kHeadDim % 32 == 0 && kUnits % 4 == 0 && kPartDims % 16 == 0);
-static_assert(kHeadsPerKv % kGroupHeads == 0 && 8 % kCluster == 0);
-constexpr uint32_t kSplits = kCluster * kGroups;
+constexpr uint32_t kOwnHeads = ceil_div(kGroupHeads, kCluster);   // heads that a block of a cluster joins
+constexpr uint32_t kSteps = kHeadDim / 16;
+constexpr uint32_t kOutStride = kPartDims + 8;         // floats of a head's o in shared memory: 8 keeps the banks apart
+constexpr uint32_t kLaneQuads = ceil_div(kHeadDim, 128);
+static_assert(kPageTokens % kSliceTokens == 0 && kHeadDim % 32 == 0 && kHeadsPerKv % kGroupHeads == 0);
+static_assert(kDimParts == 1 || kPartDims % 64 == 0, "units are exchanged within 64 dims");
 
-constexpr uint32_t kOwnHeads = 8 / kCluster;   // heads that a block of a cluster joins
+struct Slot {
+  uint16_t k[kSliceTokens][kHeadDim], v[kSliceTokens][kPartDims];   // units exchanged as in the cache
+};
+static_assert(sizeof(Slot) >= 8 * kOutStride * 4, "a warp's o takes its slot's place");
 
 /// Shares of the softmax that the blocks of the cluster send to the one that joins these heads: o is not normalised,
 /// l = sum of exp2(s - m).
-struct Shares {
-  float o[kCluster][kOwnHeads][kHeadDim];
+struct alignas(16) Shares {
+  float o[kCluster][kOwnHeads][kCluster > 1 ? kHeadDim : 4];
   float m[kCluster][kOwnHeads], l[kCluster][kOwnHeads];
 };
 
 struct Shared {
-  uint16_t q[16][kHeadDim];   // rows 0..7: high halves of the heads, 8..15: low halves; swizzled
-  float warp_m[kTokenWarps][8], warp_l[kTokenWarps][8];
+  uint16_t q[16][kHeadDim];   // rows 0..7: high halves of the heads, 8..15: low halves; units exchanged as in the cache
+  uint64_t arrived[kWarps][kSlots];
+  float warp_m[kStreams][8], warp_l[kStreams][8];
   Shares shares;
-  uint32_t is_last;
 };
 
-/// Rows are read eight at a time by ldmatrix: unit u of row r lies at u ^ (r % 8), so that they fall into different banks.
-__device__ __forceinline__ uint32_t swizzled(uint32_t row, uint32_t unit) { return row * kUnits + (unit ^ (row % 8)); }
-
-/// First and second dim of pair p, and whether it is rotated.
-__device__ __forceinline__ uint32_t first_dim(uint32_t p) {
-  return kIsInterleaved ? 2 * p : p < kRot / 2 ? p : kRot + 2 * (p - kRot / 2);
-}
-__device__ __forceinline__ uint32_t second_dim(uint32_t p) {
-  return kIsInterleaved ? 2 * p + 1 : p < kRot / 2 ? p + kRot / 2 : first_dim(p) + 1;
-}
-
-/// A head's vector in a warp: lane l holds pairs l, l + 32, ...
-struct HeadVec {
-  float a[kPairsEach], b[kPairsEach];
+/// A warp's slices: the i-th has index first + i * kTakers, counted from token 0.
+struct Slices {
+  uint32_t first, n, last;   ///< last: index of the slice that the new token is in, whichever warp has it
 };
 
-__device__ __forceinline__ HeadVec load_head(const float* from) {
-  HeadVec v;
-#pragma unroll
-  for (uint32_t i = 0; i < kPairsEach; ++i) {
-    const uint32_t p = i * kWarpLanes + lane_idx();
-    const bool live = kPairs % kWarpLanes == 0 || p < kPairs;
-    v.a[i] = live ? load_float(from + first_dim(p)) : 0.0f;
-    v.b[i] = live ? load_float(from + second_dim(p)) : 0.0f;
-  }
-  return v;
+__device__ __forceinline__ uint32_t own_taker() { return warp_idx() / kDimParts * kSplits + blockIdx.x; }
+
+__device__ __forceinline__ Slices own_slices(uint32_t position) {
+  const uint32_t first_visible = kWindowTokens != 0 && position >= kWindowTokens ? position - kWindowTokens + 1 : 0;
+  const uint32_t seen = first_visible / kSliceTokens, last = position / kSliceTokens;
+  const uint32_t taker = own_taker(), n_seen = last + 1 - seen;
+  return {seen + taker, taker < n_seen ? ceil_div(n_seen - taker, kTakers) : 0, last};
 }
 
-/// Norm weights, from before the dependency wait.
-__device__ __forceinline__ HeadVec load_norm(const float* norm) {
-  HeadVec v;
-#pragma unroll
-  for (uint32_t i = 0; i < kPairsEach; ++i) {
-    const uint32_t p = min_u32(i * kWarpLanes + lane_idx(), kPairs - 1);
-    v.a[i] = kHasQkNorm ? norm[first_dim(p)] : 1.0f;
-    v.b[i] = kHasQkNorm ? norm[second_dim(p)] : 1.0f;
+/// Pages of a warp's slices, 32 at a time: lane l has that of slice i with i % 32 == l. Entries behind the last slice's may be
+/// asked for, so that the position need not be known first.
+struct Pages {
+  uint32_t page;
+  __device__ __forceinline__ void load(const DecodeAttentionArgs& args, uint32_t first_slice, uint32_t i) {
+    const uint32_t slice = first_slice + (i + lane_idx()) * kTakers;
+    page = static_cast<uint32_t>(args.page_table[min_u32(slice * kSliceTokens / kPageTokens, args.n_table_pages - 1)]);
   }
-  return v;
-}
+};
 
-__device__ __forceinline__ void norm_and_rotate(HeadVec& v, const HeadVec& norm, const Rotation (&rotation)[kPairsEach]) {
-  float factor = 1.0f;
-  if constexpr (kHasQkNorm) {
-    float squares = 0.0f;
-#pragma unroll
-    for (uint32_t i = 0; i < kPairsEach; ++i) squares += v.a[i] * v.a[i] + v.b[i] * v.b[i];
-    factor = rsqrtf(warp_sum(squares) * (1.0f / kHeadDim) + kEps);
+/// Asks for a warp's i-th slice: rows before the new token's.
+__device__ __forceinline__ void request(const DecodeAttentionArgs& args, const Slices& slices, Pages& pages, uint32_t i, uint32_t kv,
+                                        uint32_t position, Slot& slot, uint64_t* arrived) {
+  if (i % kWarpLanes == 0 && i != 0) pages.load(args, slices.first, i);
+  const size_t page = __shfl_sync(kAllLanes, pages.page, i % kWarpLanes);
+  const uint32_t first_token = (slices.first + i * kTakers) * kSliceTokens, n_rows = min_u32(position - first_token, kSliceTokens);
+  const size_t row = (page * kHeadsKv + kv) * kPageTokens + first_token % kPageTokens;
+  if (lane_idx() == 0) {
+    mbarrier_arrive_expect_tx(arrived, n_rows * (kHeadDim + kPartDims) * 2);
+    if (n_rows != 0) bulk_copy_to_shared(slot.k, args.k_pages + row * kHeadDim, n_rows * kHeadDim * 2, arrived);
+    if (n_rows != 0 && kDimParts == 1) bulk_copy_to_shared(slot.v, args.v_pages + row * kHeadDim, n_rows * kHeadDim * 2, arrived);
   }
-#pragma unroll
-  for (uint32_t i = 0; i < kPairsEach; ++i) {
-    const uint32_t p = i * kWarpLanes + lane_idx();
-    if (kPairs % kWarpLanes != 0 && p >= kPairs) continue;
-    float a = v.a[i], b = v.b[i];
-    if constexpr (kHasQkNorm) a *= factor * norm.a[i], b *= factor * norm.b[i];
-    v.a[i] = a * rotation[i].cosine - b * rotation[i].sine;
-    v.b[i] = a * rotation[i].sine + b * rotation[i].cosine;
+  if constexpr (kDimParts > 1) {
+    __syncwarp();  // the bytes are expected before the first arrives
+    const uint32_t r = lane_idx(), part = warp_idx() % kDimParts * kPartDims;
+    if (r < n_rows) bulk_copy_to_shared(slot.v[r], args.v_pages + (row + r) * kHeadDim + part, kPartDims * 2, arrived);
   }
 }
 
-__device__ __forceinline__ void store_half(uint16_t* tile, uint32_t row, uint32_t dim, uint16_t half) {
-  tile[swizzled(row, dim / 8) * 8 + dim % 8] = half;
-}
-
-/// q, as high and low halves; heads past the group's are zero.
+/// q, as high and low halves.
 __device__ __forceinline__ void store_query(const HeadVec& v, uint32_t head, Shared& shared) {
-#pragma unroll
-  for (uint32_t i = 0; i < kPairsEach; ++i) {
-    const uint32_t p = i * kWarpLanes + lane_idx();
-    if (kPairs % kWarpLanes != 0 && p >= kPairs) continue;
+  for_each_pair([&](uint32_t i, uint32_t p) {
     const float x[2] = {v.a[i] * (kScale * 1.4426950408889634f), v.b[i] * (kScale * 1.4426950408889634f)};   // softmax in base 2
     const uint32_t dim[2] = {first_dim(p), second_dim(p)};
 #pragma unroll
     for (uint32_t j = 0; j < 2; ++j) {
       const uint16_t hi = float_to_half(x[j]);
-      store_half(&shared.q[0][0], head, dim[j], hi);
-      store_half(&shared.q[0][0], 8 + head, dim[j], float_to_half(x[j] - half_to_float(hi)));
+      const uint32_t at = kv_elem<kHeadDim>(head, dim[j]);   // the same place in row 8 + head
+      shared.q[head][at] = hi;
+      shared.q[8 + head][at] = float_to_half(x[j] - half_to_float(hi));
     }
-  }
+  });
 }
 
-/// The new token's k or v: into the page's tile, and into the cache.
-__device__ __forceinline__ void append(const HeadVec& v, uint16_t* tile, uint32_t row, uint16_t* cache_row) {
-#pragma unroll
-  for (uint32_t i = 0; i < kPairsEach; ++i) {
-    const uint32_t p = i * kWarpLanes + lane_idx();
-    if (kPairs % kWarpLanes != 0 && p >= kPairs) continue;
-    const uint16_t a = float_to_half(v.a[i]), b = float_to_half(v.b[i]);
-    store_half(tile, row, first_dim(p), a), store_half(tile, row, second_dim(p), b);
-    cache_row[first_dim(p)] = a, cache_row[second_dim(p)] = b;
-  }
-}
-
-/// Asks for the rows of a page that lie before the new token; the others become zeros.
-__device__ __forceinline__ void request_page(const DecodeAttentionArgs& args, size_t physical, uint32_t kv, uint32_t n_rows,
-                                             uint16_t* k_tile, uint16_t* v_tile) {
-  const size_t base = (physical * kHeadsKv + kv) * kPageTokens * kHeadDim;
-#pragma unroll 4
-  for (uint32_t i = threadIdx.x; i < kPageTokens * kUnits; i += kThreads) {
-    const uint32_t row = i / kUnits, at = 8 * swizzled(row, i % kUnits), n_bytes = row < n_rows ? 16 : 0;
-    cp_async_16_zfill(k_tile + at, args.k_pages + base + 8 * i, n_bytes);
-    cp_async_16_zfill(v_tile + at, args.v_pages + base + 8 * i, n_bytes);
+/// The new token's k and v, into the slice's slot and by one warp into the cache; rows behind become zeros.
+__device__ __forceinline__ void append(const DecodeAttentionArgs& args, const HeadVec& k, const HeadVec& v, size_t cache_row,
+                                       uint32_t position, Slot& slot) {
+  const uint32_t row = position % kSliceTokens, part = warp_idx() % kDimParts * kPartDims;
+  const auto put = [&](uint32_t dim, uint16_t k_half, uint16_t v_half) {
+    const uint32_t at = kv_elem<kHeadDim>(row, dim);
+    slot.k[row][at] = k_half;
+    if (kDimParts == 1 || dim / kPartDims * kPartDims == part) slot.v[row][at - part] = v_half;
+    if (part == 0 && blockIdx.y % kHeadGroups == 0) args.k_pages[cache_row + at] = k_half, args.v_pages[cache_row + at] = v_half;
+  };
+  for_each_pair([&](uint32_t i, uint32_t p) {
+    put(first_dim(p), float_to_half(k.a[i]), float_to_half(v.a[i]));
+    put(second_dim(p), float_to_half(k.b[i]), float_to_half(v.b[i]));
+  });
+  for (uint32_t r = row + 1; r < kSliceTokens; ++r) {
+    for (uint32_t i = lane_idx(); i < kHeadDim / 2; i += kWarpLanes) reinterpret_cast<uint32_t*>(slot.k[r])[i] = 0;
+    for (uint32_t i = lane_idx(); i < kPartDims / 2; i += kWarpLanes) reinterpret_cast<uint32_t*>(slot.v[r])[i] = 0;
   }
 }
 
@@ -154,28 +134,29 @@ struct Running {
   float m, l;
 };
 
-/// 16 tokens: rows [row0, row0 + 16) of the tile; token index of row 0 is first_token.
-__device__ __forceinline__ void attend(Running& run, const Shared& shared, const uint16_t* k_tile, const uint16_t* v_tile,
-                                       uint32_t first_token, uint32_t first_visible, uint32_t position) {
-  const uint32_t lane = lane_idx(), row0 = warp_idx() % kTokenWarps * 16, first_unit = warp_idx() / kTokenWarps * (kPartDims / 8);
-  float s[2][4] = {};
+__device__ __forceinline__ void attend(Running& run, const Shared& shared, const Slot& slot, uint32_t first_token,
+                                       uint32_t first_visible, uint32_t position) {
+  const uint32_t lane = lane_idx();
+  // Each row of keys has two sums, so that half as many products wait for each other.
+  float s[2][2][4] = {};
 #pragma unroll
-  for (uint32_t k = 0; k < kStep; ++k) {
+  for (uint32_t step = 0; step < kSteps; ++step) {
     uint32_t a[4], b[4];
-    ldmatrix_x4(a, &shared.q[0][0] + 8 * swizzled(lane % 16, 2 * k + lane / 16));
-    ldmatrix_x4(b, k_tile + 8 * swizzled(row0 + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+    ldmatrix_x4(a, shared.q[lane % 16] + 8 * kv_unit<kHeadDim>(lane % 16, 2 * step + lane / 16));
+    const uint32_t row = lane % 8 + lane / 16 * 8;
+    ldmatrix_x4(b, slot.k[row] + 8 * kv_unit<kHeadDim>(row, 2 * step + lane / 8 % 2));
     const uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
-    mma_m16n8k16_f16(s[0], a, b0);
-    mma_m16n8k16_f16(s[1], a, b1);
+    mma_m16n8k16_f16(s[step % 2][0], a, b0);
+    mma_m16n8k16_f16(s[step % 2][1], a, b1);
   }
   float p[2][2], largest = run.m;
 #pragma unroll
   for (uint32_t j = 0; j < 2; ++j) {
 #pragma unroll
     for (uint32_t e = 0; e < 2; ++e) {
-      const uint32_t token = first_token + row0 + 8 * j + 2 * (lane % 4) + e;
+      const uint32_t token = first_token + 8 * j + 2 * (lane % 4) + e;
       const bool visible = token <= position && token >= first_visible;
-      p[j][e] = visible ? s[j][e] + s[j][2 + e] : -kInfinity;
+      p[j][e] = visible ? (s[0][j][e] + s[1][j][e]) + (s[0][j][2 + e] + s[1][j][2 + e]) : -kInfinity;
       largest = fmaxf(largest, p[j][e]);
     }
   }
@@ -193,10 +174,11 @@ __device__ __forceinline__ void attend(Running& run, const Shared& shared, const
     a[2 * j] = float_to_half2(x, y);
     a[2 * j + 1] = float_to_half2(x - low_half(a[2 * j]), y - high_half(a[2 * j]));
   }
+  const uint32_t first_unit = warp_idx() % kDimParts * (kPartDims / 8);
 #pragma unroll
   for (uint32_t d = 0; d < kPartDims / 8; d += 2) {
     uint32_t b[4];
-    ldmatrix_x4_trans(b, v_tile + 8 * swizzled(row0 + lane % 16, first_unit + d + lane / 16));
+    ldmatrix_x4_trans(b, slot.v[lane % 16] + 8 * (kv_unit<kHeadDim>(lane % 16, first_unit + d + lane / 16) - first_unit));
     const uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
 #pragma unroll
     for (uint32_t e = 0; e < 4; ++e) run.o[d][e] *= shrink, run.o[d + 1][e] *= shrink;
@@ -205,194 +187,203 @@ __device__ __forceinline__ void attend(Running& run, const Shared& shared, const
   }
 }
 
-/// Stores into the shared memory of the cluster's block `owner`.
-__device__ __forceinline__ void send(float* to, float v, uint32_t owner) {
-  if constexpr (kCluster > 1) store_cluster_f32(to, v, owner); else *to = v;
-}
-
-/// Joins the warps and sends each head's share to the block of the cluster that joins it.
-/// `scratch`: kTokenWarps * 8 * kHeadDim floats.
-__device__ __forceinline__ void join_warps(Running& run, Shared& shared, float* scratch, uint32_t rank) {
-  const uint32_t lane = lane_idx(), warp = warp_idx() % kTokenWarps, head = lane / 4, first_dim = warp_idx() / kTokenWarps * kPartDims;
-  run.l += __shfl_xor_sync(kAllLanes, run.l, 1);
-  run.l += __shfl_xor_sync(kAllLanes, run.l, 2);
-#pragma unroll
-  for (uint32_t d = 0; d < kPartDims / 8; ++d)
-    reinterpret_cast<float2*>(scratch + (warp * 8 + head) * kHeadDim + first_dim + 8 * d)[lane % 4] =
-        make_float2(run.o[d][0] + run.o[d][2], run.o[d][1] + run.o[d][3]);
-  if (lane % 4 == 0 && first_dim == 0) shared.warp_m[warp][head] = run.m, shared.warp_l[warp][head] = run.l;
-  __syncthreads();  // every warp's share is in shared memory
-#pragma unroll
-  for (uint32_t i = threadIdx.x; i < kGroupHeads * kHeadDim; i += kThreads) {
-    const uint32_t h = i / kHeadDim, d = i % kHeadDim, owner = h / kOwnHeads, slot = h % kOwnHeads;
-    float m = shared.warp_m[0][h];
-#pragma unroll
-    for (uint32_t w = 1; w < kTokenWarps; ++w) m = fmaxf(m, shared.warp_m[w][h]);
-    const float base = m == -kInfinity ? 0.0f : m;
-    float o = 0.0f, l = 0.0f;
-#pragma unroll
-    for (uint32_t w = 0; w < kTokenWarps; ++w) {
-      const float weight = exp2_approx(shared.warp_m[w][h] - base);
-      o += weight * scratch[(w * 8 + h) * kHeadDim + d];
-      l += weight * shared.warp_l[w][h];
-    }
-    send(&shared.shares.o[rank][slot][d], o, owner);
-    if (d == 0) send(&shared.shares.m[rank][slot], m, owner), send(&shared.shares.l[rank][slot], l, owner);
-  }
-}
-
+/// A head's share of the softmax in a warp: lane l has o of dims 4 l .. 4 l + 3, then of 128 more, ...
 struct HeadShare {
-  float o, m, l;
+  float4 o[kLaneQuads];
+  float m, l;
 };
-/// Joins kN shares of one head, given by share(i), for this thread's dim. All are asked for before the first is used.
-template <uint32_t kN, class Share>
-__device__ __forceinline__ HeadShare join(Share&& share) {
-  HeadShare part[kN];
-#pragma unroll
-  for (uint32_t i = 0; i < kN; ++i) part[i] = share(i);
-  float m = part[0].m;
-#pragma unroll
-  for (uint32_t i = 1; i < kN; ++i) m = fmaxf(m, part[i].m);
-  const float base = m == -kInfinity ? 0.0f : m;
-  HeadShare sum = {0.0f, m, 0.0f};
+
+/// Joins kN shares of one head, given by m(i), l(i) and o(i, first dim). All are asked for before the first is used.
+template <uint32_t kN, class M, class L, class O>
+__device__ __forceinline__ HeadShare join(M&& m_of, L&& l_of, O&& o_of) {
+  float m[kN], l[kN];
+  float4 o[kN][kLaneQuads];
 #pragma unroll
   for (uint32_t i = 0; i < kN; ++i) {
-    const float weight = exp2_approx(part[i].m - base);
-    sum.o += part[i].o * weight, sum.l += part[i].l * weight;
+    m[i] = m_of(i), l[i] = l_of(i);
+#pragma unroll
+    for (uint32_t j = 0; j < kLaneQuads; ++j)
+      o[i][j] = o_of(i, min_u32(j * 128 + 4 * lane_idx(), kHeadDim - 4));
+  }
+  HeadShare sum = {{}, m[0], 0.0f};
+#pragma unroll
+  for (uint32_t i = 1; i < kN; ++i) sum.m = fmaxf(sum.m, m[i]);
+  const float base = sum.m == -kInfinity ? 0.0f : sum.m;
+#pragma unroll
+  for (uint32_t i = 0; i < kN; ++i) {
+    const float weight = exp2_approx(m[i] - base);
+    sum.l += l[i] * weight;
+#pragma unroll
+    for (uint32_t j = 0; j < kLaneQuads; ++j) {
+      sum.o[j].x += o[i][j].x * weight, sum.o[j].y += o[i][j].y * weight;
+      sum.o[j].z += o[i][j].z * weight, sum.o[j].w += o[i][j].w * weight;
+    }
   }
   return sum;
 }
 
+/// Calls visit(j, first dim) for each of this lane's quads of a head.
+template <class Visit>
+__device__ __forceinline__ void for_each_quad(Visit&& visit) {
+#pragma unroll
+  for (uint32_t j = 0; j < kLaneQuads; ++j)
+    if (kHeadDim % 128 == 0 || j * 128 + 4 * lane_idx() < kHeadDim) visit(j, j * 128 + 4 * lane_idx());
+}
+
+/// Leaves the warp's o, not normalised, in its slot, and m and l.
+__device__ __forceinline__ void leave_share(Running& run, Shared& shared, float* o) {
+  const uint32_t lane = lane_idx(), head = lane / 4, stream = warp_idx() / kDimParts;
+  run.l += __shfl_xor_sync(kAllLanes, run.l, 1);
+  run.l += __shfl_xor_sync(kAllLanes, run.l, 2);
+#pragma unroll
+  for (uint32_t d = 0; d < kPartDims / 8; ++d)
+    reinterpret_cast<float2*>(o + head * kOutStride + 8 * d)[lane % 4] =
+        make_float2(run.o[d][0] + run.o[d][2], run.o[d][1] + run.o[d][3]);
+  if (lane % 4 == 0 && warp_idx() % kDimParts == 0) shared.warp_m[stream][head] = run.m, shared.warp_l[stream][head] = run.l;
+}
+
+__device__ __forceinline__ HeadShare join_warps(const Shared& shared, const Slot* slots, uint32_t head) {
+  return join<kStreams>([&](uint32_t s) { return shared.warp_m[s][head]; }, [&](uint32_t s) { return shared.warp_l[s][head]; },
+                        [&](uint32_t s, uint32_t dim) {
+                          const Slot& slot = slots[(s * kDimParts + dim / kPartDims) * kSlots];
+                          return *reinterpret_cast<const float4*>(reinterpret_cast<const float*>(&slot) + head * kOutStride + dim % kPartDims);
+                        });
+}
+
+__device__ __forceinline__ void finish(const HeadShare& share, uint32_t head, void* out) {
+  const float inverse = 1.0f / share.l;
+#pragma unroll
+  for (uint32_t j = 0; j < kLaneQuads; ++j) {
+    const uint32_t dim = j * 128 + 4 * lane_idx();
+    const float4 o = share.o[j];
+    store_quads<kHeads * kHeadDim>(make_float4(o.x * inverse, o.y * inverse, o.z * inverse, o.w * inverse),
+                                   head * kHeadDim + dim, static_cast<QuantVec<kHeads * kHeadDim>*>(out), dim < kHeadDim);
+  }
+}
+
+/// The last of the groups to arrive at a head joins them. One warp calls it.
+__device__ __forceinline__ void join_groups(const DecodeAttentionArgs& args, const HeadShare& share, uint32_t group, uint32_t h,
+                                            uint32_t first_head) {
+  constexpr uint32_t kStride = kHeadDim + 4;
+  float* partials = args.partial + (static_cast<size_t>(blockIdx.y) * 8 + h) * kGroups * kStride;
+  for_each_quad([&](uint32_t j, uint32_t dim) { *reinterpret_cast<float4*>(partials + group * kStride + dim) = share.o[j]; });
+  if (lane_idx() == 0) *reinterpret_cast<float2*>(partials + group * kStride + kHeadDim) = make_float2(share.m, share.l);
+  __syncwarp();  // the share is written before it is counted
+  uint32_t n_before = 0;
+  if (lane_idx() == 0) n_before = atom_add_acq_rel_gpu_u32(args.n_arrived + blockIdx.y * 8 + h, 1);
+  if (__shfl_sync(kAllLanes, n_before, 0) != kGroups - 1) return;
+  if (lane_idx() == 0) args.n_arrived[blockIdx.y * 8 + h] = 0;
+  const auto quad = [&](uint32_t g, uint32_t at) {
+    const uint4 v = ld_cg_v4(partials + g * kStride + at);
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+  };
+  finish(join<kGroups>([&](uint32_t g) { return load_float(partials + g * kStride + kHeadDim); },
+                       [&](uint32_t g) { return load_float(partials + g * kStride + kHeadDim + 1); }, quad),
+         first_head + h, args.out);
+}
+
 extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster, 1, 1)
     sj_decode_attention(const DecodeAttentionArgs args) {
-  extern __shared__ __align__(128) uint16_t tiles[];   // [kStages][K, V]
+  extern __shared__ __align__(128) Slot slots[];   // [kWarps][kSlots]
   __shared__ __align__(16) Shared shared;
   pdl_trigger();
   if constexpr (kCluster > 1) cluster_arrive();
   const uint32_t kv = blockIdx.y / kHeadGroups, first_head = kv * kHeadsPerKv + blockIdx.y % kHeadGroups * kGroupHeads;
+  Pages pages;
+  if constexpr (kWindowTokens == 0) pages.load(args, own_taker(), 0);
   const uint32_t position = static_cast<uint32_t>(args.state->position);
   const uint32_t first_visible = kWindowTokens != 0 && position >= kWindowTokens ? position - kWindowTokens + 1 : 0;
-  const uint32_t seen_page = first_visible / kPageTokens, end_page = position / kPageTokens + 1;
-  const uint32_t split_pages = ceil_div(end_page - seen_page, kSplits), first_page = seen_page + blockIdx.x * split_pages;
-  const uint32_t n_pages = first_page < end_page ? min_u32(end_page - first_page, split_pages) : 0;
-  const auto request = [&](uint32_t i) {
-    const uint32_t page = first_page + i, n_rows = min_u32(position - min_u32(position, page * kPageTokens), kPageTokens);
-    uint16_t* tile = tiles + i % kStages * kTileBytes;
-    request_page(args, static_cast<size_t>(args.page_table[page]), kv, n_rows, tile, tile + kTileBytes / 2);
-  };
-#pragma unroll 1
-  for (uint32_t i = 0; i < kStages; ++i) {
-    if (i < n_pages) request(i);
-    cp_async_commit();
+  const Slices slices = own_slices(position);
+  Slot* const own = slots + warp_idx() * kSlots;
+  uint64_t* const arrived = shared.arrived[warp_idx()];
+  if constexpr (kWindowTokens != 0) pages.load(args, slices.first, 0);
+  if (lane_idx() == 0) {
+    for (uint32_t i = 0; i < kSlots; ++i) mbarrier_init(&arrived[i], 1);
+    fence_mbarrier_init();
   }
+  // What is small is asked for before the slices: behind them it would wait for microseconds.
+  const size_t new_page = static_cast<size_t>(args.page_table[position / kPageTokens]);
   Rotation rotation[kPairsEach];
-#pragma unroll
-  for (uint32_t i = 0; i < kPairsEach; ++i) {
-    const uint32_t p = i * kWarpLanes + lane_idx();
-    rotation[i] = {1.0f, 0.0f};
-    if (p < kRot / 2) rotation[i] = rotation_of(static_cast<uint64_t>(position) * args.turns[p]);
-    rotation[i].cosine *= p < kRot / 2 ? kMagnitude : 1.0f, rotation[i].sine *= kMagnitude;
-  }
-  // The split that holds the new token appends it, for the first head group of its KV head.
-  const bool owns_new = n_pages != 0 && first_page + n_pages == end_page;
-  const uint32_t new_row = position % kPageTokens, new_page = end_page - 1 - first_page;
-  const size_t cache_row = ((static_cast<size_t>(args.page_table[end_page - 1]) * kHeadsKv + kv) * kPageTokens + new_row) * kHeadDim;
+  load_rotations(rotation, args.turns, position);
+  HeadVec q_norm = load_norm(args.q_norm), k_norm = load_norm(args.k_norm);
+  compute_here(q_norm), compute_here(k_norm);
+  __syncwarp();  // the barriers are initialised
+#pragma unroll 1
+  for (uint32_t i = 0; i < min_u32(kSlots, slices.n); ++i) request(args, slices, pages, i, kv, position, own[i], &arrived[i]);
+  // The warp that has the new token's slice appends it.
+  const bool owns_new = slices.n != 0 && slices.first + (slices.n - 1) * kTakers == slices.last;
+  const size_t cache_row = ((new_page * kHeadsKv + kv) * kPageTokens + position % kPageTokens) * kHeadDim;
   for (uint32_t i = threadIdx.x; kGroupHeads < 8 && i < 16 * kHeadDim / 2; i += kThreads)
     reinterpret_cast<uint32_t*>(shared.q)[i] = 0;
   if (kGroupHeads < 8) __syncthreads();  // absent heads are zero before the others are written
-  const HeadVec q_norm = load_norm(args.q_norm), k_norm = load_norm(args.k_norm);
   pdl_wait();
   // Everything is asked for before the first value is used.
-  const bool has_k = owns_new && warp_idx() == kWarps - 1, has_v = owns_new && warp_idx() == kWarps - 2;
   constexpr uint32_t kWarpHeads = ceil_div(kGroupHeads, kWarps);
-  HeadVec fresh, q[kWarpHeads];
-  if (n_pages != 0) {
+  HeadVec new_k, new_v, q[kWarpHeads];
 #pragma unroll
-    for (uint32_t i = 0; i < kWarpHeads; ++i)
-      q[i] = load_head(args.qkv + (first_head + min_u32(i * kWarps + warp_idx(), kGroupHeads - 1)) * kHeadDim);
-    if (has_k) fresh = load_head(args.qkv + (kHeads + kv) * kHeadDim);
-    if (has_v) fresh = load_head(args.qkv + (kHeads + kHeadsKv + kv) * kHeadDim);
-#pragma unroll
-    for (uint32_t i = 0; i < kWarpHeads; ++i) {
-      const uint32_t h = i * kWarps + warp_idx();
-      if (h >= kGroupHeads) continue;
-      norm_and_rotate(q[i], q_norm, rotation);
-      store_query(q[i], h, shared);
-    }
-    if (has_k) norm_and_rotate(fresh, k_norm, rotation);
+  for (uint32_t i = 0; i < kWarpHeads; ++i)
+    q[i] = load_head(args.qkv + (first_head + min_u32(i * kWarps + warp_idx(), kGroupHeads - 1)) * kHeadDim);
+  if (owns_new) {
+    new_k = load_head(args.qkv + (kHeads + kv) * kHeadDim);
+    new_v = load_head(args.qkv + (kHeads + kHeadsKv + kv) * kHeadDim);
   }
+#pragma unroll
+  for (uint32_t i = 0; i < kWarpHeads; ++i) {
+    const uint32_t h = i * kWarps + warp_idx();
+    if (h >= kGroupHeads) continue;
+    norm_and_rotate(q[i], q_norm, rotation);
+    store_query(q[i], h, shared);
+  }
+  if (owns_new) norm_and_rotate(new_k, k_norm, rotation);
+  __syncthreads();  // q is complete
 
-  Running run;
-  run.m = -kInfinity, run.l = 0.0f;
-#pragma unroll
-  for (uint32_t d = 0; d < kPartDims / 8; ++d) run.o[d][0] = run.o[d][1] = run.o[d][2] = run.o[d][3] = 0.0f;
+  Running run = {{}, -kInfinity, 0.0f};
 #pragma unroll 1
-  for (uint32_t i = 0; i < n_pages; ++i) {
-    cp_async_wait<kStages - 1>();
-    __syncthreads();  // the page has arrived for every thread; at i = 0: q is complete
-    uint16_t* k_tile = tiles + i % kStages * kTileBytes;
-    uint16_t* v_tile = k_tile + kTileBytes / 2;
-    if (owns_new && i == new_page) {
-      if (has_k) append(fresh, k_tile, new_row, args.k_pages + cache_row);
-      if (has_v) append(fresh, v_tile, new_row, args.v_pages + cache_row);
-      __syncthreads();  // the new token is in the tile
+  for (uint32_t i = 0; i < slices.n; ++i) {
+    Slot& slot = own[i % kSlots];
+    mbarrier_wait(&arrived[i % kSlots], i / kSlots % 2);
+    const uint32_t slice = slices.first + i * kTakers;
+    if (slice == slices.last) {
+      append(args, new_k, new_v, cache_row, position, slot);
+      __syncwarp();  // the new token is in the slot
     }
-    attend(run, shared, k_tile, v_tile, (first_page + i) * kPageTokens, first_visible, position);
-    __syncthreads();  // the page has been read by every warp
-    if (i + kStages < n_pages) request(i + kStages);
-    cp_async_commit();
+    attend(run, shared, slot, slice * kSliceTokens, first_visible, position);
+    __syncwarp();  // every lane has read the slot
+    if (i + kSlots < slices.n) request(args, slices, pages, i + kSlots, kv, position, slot, &arrived[i % kSlots]);
   }
-  const uint32_t rank = kCluster > 1 ? cluster_rank() : 0, group = blockIdx.x / kCluster;
+  leave_share(run, shared, reinterpret_cast<float*>(own));
+  const uint32_t rank = kCluster > 1 ? cluster_rank() : 0;
   if constexpr (kCluster > 1) cluster_wait();  // every block of the cluster has started: its shared memory may be written
-  join_warps(run, shared, reinterpret_cast<float*>(tiles), rank);
-  if constexpr (kCluster > 1) {
+  __syncthreads();  // every warp's share is in its slot
+  const auto deliver = [&](const HeadShare& share, uint32_t h, uint32_t group) {
+    if constexpr (kGroups == 1) finish(share, first_head + h, args.out);
+    else join_groups(args, share, group, h, first_head);
+  };
+  if constexpr (kCluster == 1) {
+#pragma unroll 1
+    for (uint32_t h = warp_idx(); h < kGroupHeads; h += kWarps) deliver(join_warps(shared, slots, h), h, blockIdx.x);
+  } else {
+#pragma unroll 1
+    for (uint32_t h = warp_idx(); h < kGroupHeads; h += kWarps) {
+      const HeadShare share = join_warps(shared, slots, h);
+      const uint32_t owner = h / kOwnHeads, slot = h % kOwnHeads;
+      for_each_quad([&](uint32_t j, uint32_t dim) { store_cluster_f32x4(&shared.shares.o[rank][slot][dim], share.o[j], owner); });
+      if (lane_idx() == 0) {
+        store_cluster_f32(&shared.shares.m[rank][slot], share.m, owner);
+        store_cluster_f32(&shared.shares.l[rank][slot], share.l, owner);
+      }
+    }
     cluster_arrive();
     cluster_wait();  // every block's shares are where they are joined
-  } else {
-    __syncthreads();  // the shares are complete
-  }
-  constexpr uint32_t kRounds = ceil_div(kOwnHeads * kHeadDim, kThreads);
-  const auto finish = [&](const HeadShare& share, uint32_t h, uint32_t d) {   // a warp's lanes have one head
-    if (h < kGroupHeads)
-      store_group<kHeads * kHeadDim>(share.o / share.l, (first_head + h) * kHeadDim + d,
-                                     static_cast<QuantVec<kHeads * kHeadDim>*>(args.out), true);
-  };
-  float* partials = args.partial + (static_cast<size_t>(blockIdx.y) * kGroups) * 8 * (kHeadDim + 2);
 #pragma unroll 1
-  for (uint32_t r = 0; r < kRounds; ++r) {
-    const uint32_t i = r * kThreads + threadIdx.x, h = rank * kOwnHeads + i / kHeadDim, d = i % kHeadDim;
-    if (i >= kOwnHeads * kHeadDim || h >= kGroupHeads) continue;
-    const uint32_t slot = i / kHeadDim;
-    const HeadShare share = join<kCluster>([&](uint32_t other) {
-      return HeadShare{shared.shares.o[other][slot][d], shared.shares.m[other][slot], shared.shares.l[other][slot]};
-    });
-    if constexpr (kGroups == 1) {
-      finish(share, h, d);
-    } else {
-      float* to = partials + (group * 8 + h) * (kHeadDim + 2);
-      to[d] = share.o;
-      if (d == 0) to[kHeadDim] = share.m, to[kHeadDim + 1] = share.l;
-    }
-  }
-  if constexpr (kGroups > 1) {
-    // The last of the groups to arrive at these heads joins them.
-    __syncthreads();  // this block's shares are written
-    if (threadIdx.x == 0) {
-      uint32_t* n_arrived = args.n_arrived + blockIdx.y * kCluster + rank;
-      shared.is_last = atom_add_acq_rel_gpu_u32(n_arrived, 1) == kGroups - 1;
-      if (shared.is_last) *n_arrived = 0;
-    }
-    __syncthreads();  // is_last is known
-    if (shared.is_last) {
-#pragma unroll 1
-      for (uint32_t r = 0; r < kRounds; ++r) {
-        const uint32_t i = r * kThreads + threadIdx.x, h = rank * kOwnHeads + i / kHeadDim, d = i % kHeadDim;
-        if (i >= kOwnHeads * kHeadDim || h >= kGroupHeads) continue;
-        finish(join<kGroups>([&](uint32_t g) {
-                 const float* from = partials + (g * 8 + h) * (kHeadDim + 2);
-                 return HeadShare{load_float(from + d), load_float(from + kHeadDim), load_float(from + kHeadDim + 1)};
-               }), h, d);
-      }
+    for (uint32_t slot = warp_idx(); slot < kOwnHeads; slot += kWarps) {
+      const uint32_t h = rank * kOwnHeads + slot;
+      if (h >= kGroupHeads) continue;
+      deliver(join<kCluster>([&](uint32_t other) { return shared.shares.m[other][slot]; },
+                             [&](uint32_t other) { return shared.shares.l[other][slot]; },
+                             [&](uint32_t other, uint32_t dim) {
+                               return *reinterpret_cast<const float4*>(&shared.shares.o[other][slot][dim]);
+                             }), h, blockIdx.x / kCluster);
     }
   }
 }

@@ -180,42 +180,64 @@ KernelSpec decode_head_spec(const DecodeHeadParams& p, const DeviceInfo& device)
                    .flops = 2.0 * p.n_rows * p.n_cols}};
 }
 
+namespace {
+
+/// How the slices of 16 tokens are shared out.
+struct AttentionSplit {
+  uint32_t n_warps, n_slots, cluster, n_groups;
+};
+
+AttentionSplit split_attention(uint32_t n_slices, uint32_t head_dim, uint32_t slot_bytes, uint32_t dim_parts, uint32_t head_groups,
+                               const DeviceInfo& device) {
+  // A warp a query head at least, so that they are prepared at once; blocks beyond 12 warps or these bytes leave no room for
+  // those of the kernels before and behind, which costs more than the slices in flight gain.
+  constexpr uint32_t kMinWarps = 8, kMaxWarps = 12, kStreamWarps = 6, kBlockBytes = 96 * 1024, kStreamBytes = 48 * 1024;
+  // Splits meet in clusters through shared memory. Clusters are known to work on 9.0; where they are not, through memory,
+  // which costs more than a second slice for each warp.
+  const uint32_t max_cluster = device.compute_major == 9 ? 4 : 1;
+  const uint32_t static_bytes = 32 * head_dim + (max_cluster > 1 ? 32 * head_dim : 0) + 3 * 1024;   // q, shares, barriers
+  const uint32_t room = device.smem_per_block_bytes - static_bytes;
+  const auto warps_within = [&](uint32_t n_bytes, uint32_t n_warps) {
+    return std::min(std::min(n_bytes, room) / slot_bytes, n_warps) / dim_parts * dim_parts;
+  };
+  const uint32_t max_warps = warps_within(kBlockBytes, kMaxWarps);
+  require_rule(max_warps != 0, "decode_attention: {} slices of {} bytes don't fit a block's shared memory", dim_parts, slot_bytes);
+  const uint32_t cluster = std::min(max_cluster, std::bit_ceil(ceil_div(n_slices, 4)));
+  if (n_slices * dim_parts <= 2 * max_warps * cluster)
+    return {std::min(std::max(kMinWarps, ceil_div(n_slices, cluster) * dim_parts), max_warps), 1, cluster, 1};
+  // One and a half blocks an SM: with two, they would keep each other from starting early.
+  const uint32_t n_warps = std::max(dim_parts, warps_within(kStreamBytes, kStreamWarps));
+  const uint32_t max_groups = std::max(1u, 3 * device.n_sms / (2 * cluster * head_groups));
+  return {n_warps, std::max(1u, std::min(kStreamBytes, room) / (n_warps * slot_bytes)), cluster,
+          std::min(ceil_div(n_slices * dim_parts, cluster * n_warps), max_groups)};
+}
+
+}  // namespace
+
 KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInfo& device) {
   constexpr const char* kFamily = "decode_attention";
-  constexpr uint32_t kMaxCluster = 8;
+  constexpr uint32_t kSliceTokens = 16;
   require_rule(p.n_head_kv != 0 && p.n_head % p.n_head_kv == 0, "{}: {} heads are not a multiple of {} KV heads", kFamily, p.n_head,
                p.n_head_kv);
-  require_rule(p.head_dim == 64 || p.head_dim == 128 || p.head_dim == 256, "{}: head dim {} is not 64, 128 or 256", kFamily, p.head_dim);
+  require_rule(p.head_dim == 64 || p.head_dim == 96 || p.head_dim == 128 || p.head_dim == 256 || p.head_dim == 512,
+               "{}: head dim {} is not 64, 96, 128, 256 or 512", kFamily, p.head_dim);
   require_rule(p.n_rot % 2 == 0 && p.n_rot <= p.head_dim, "{}: {} rotated dims of {}", kFamily, p.n_rot, p.head_dim);
   require_rule(p.max_tokens != 0, "{}: no tokens", kFamily);
   const uint32_t per_kv = p.n_head / p.n_head_kv, head_groups = p.n_head_kv * ceil_div(per_kv, 8);
   require_rule(per_kv <= 8 || per_kv % 8 == 0, "{}: {} heads a KV head are neither up to 8 nor a multiple of 8", kFamily, per_kv);
-  uint32_t n_pages = ceil_div(p.max_tokens, kKvPageTokens);
-  if (p.window_tokens != 0) n_pages = std::min(n_pages, ceil_div(p.window_tokens, kKvPageTokens) + 1);
-  // Splits meet in clusters through shared memory. Clusters are known to work on 9.0; where they are not, through memory.
-  const uint32_t max_cluster = device.compute_major == 9 ? kMaxCluster : 1;
-  const uint32_t cluster = std::min(max_cluster, std::bit_ceil(n_pages));
-  // One cluster a head group, as long as its blocks have few pages: groups of clusters meet through memory, which costs more
-  // than some pages. Beyond, as many groups as fill the card.
-  constexpr uint32_t kFewPages = 3;
-  const uint32_t max_groups = n_pages <= cluster * kFewPages ? 1 : std::max(1u, device.n_sms / (cluster * head_groups));
-  const uint32_t n_groups = std::min(ceil_div(n_pages, cluster), max_groups);
-  const uint32_t split_pages = ceil_div(n_pages, cluster * n_groups);
-  // Two warps share 16 tokens where a block has few pages; with many, computing their scores twice costs more than it saves.
-  const uint32_t dim_parts = n_groups > 1 ? 1 : 2;
-  const uint32_t page_bytes = 4 * kKvPageTokens * p.head_dim;   // K and V
-  const uint32_t smem = std::min(device.smem_per_block_bytes, 112u * 1024) - 16 * 1024;
-  const uint32_t n_stages = std::clamp(smem / page_bytes, 1u, std::min(split_pages, 3u));
-  require_rule(page_bytes + 16 * 1024 <= device.smem_per_block_bytes, "{}: a page of {} bytes doesn't fit a block's shared memory",
-               kFamily, page_bytes);
+  uint32_t n_slices = ceil_div(p.max_tokens, kSliceTokens);
+  if (p.window_tokens != 0) n_slices = std::min(n_slices, ceil_div(p.window_tokens, kSliceTokens) + 1);
+  const uint32_t dim_parts = p.head_dim > 256 ? p.head_dim / 128 : 1;   // more dims of o than a warp's registers hold
+  const uint32_t slot_bytes = 2 * kSliceTokens * (p.head_dim + p.head_dim / dim_parts);
+  const AttentionSplit split = split_attention(n_slices, p.head_dim, slot_bytes, dim_parts, head_groups, device);
   return {.source = "decode_attention.cu", .entry = "sj_decode_attention",
           .baked = {{"kHeads", p.n_head}, {"kHeadsKv", p.n_head_kv}, {"kHeadDim", p.head_dim}, {"kRot", p.n_rot},
                     {"kIsInterleaved", p.is_interleaved}, {"kHasQkNorm", p.has_qk_norm}, {"kEps", p.eps}, {"kScale", p.scale},
                     {"kMagnitude", p.magnitude}, {"kWindowTokens", p.window_tokens}, {"kPageTokens", kKvPageTokens},
-                    {"kStages", n_stages}, {"kCluster", cluster}, {"kGroups", n_groups},
-                    {"kDimParts", dim_parts}},
-          .launch = {.grid = {cluster * n_groups, head_groups}, .block = {32 * (kKvPageTokens / 16) * dim_parts},
-                     .dynamic_smem_bytes = n_stages * page_bytes},
+                    {"kWarps", split.n_warps}, {"kSlots", split.n_slots}, {"kDimParts", dim_parts}, {"kCluster", split.cluster},
+                    {"kGroups", split.n_groups}},
+          .launch = {.grid = {split.cluster * split.n_groups, head_groups}, .block = {32 * split.n_warps},
+                     .dynamic_smem_bytes = split.n_warps * split.n_slots * slot_bytes},
           .cost = {.bytes = 4.0 * (p.n_head + 2.0 * p.n_head_kv) * p.head_dim + quant_vec_bytes(p.n_head * p.head_dim), .flops = 0}};
 }
 
@@ -229,8 +251,8 @@ uint64_t baked_value(const KernelSpec& spec, std::string_view name) {
 
 uint64_t decode_attention_partial_bytes(const KernelSpec& spec) {
   const uint64_t n_groups = baked_value(spec, "kGroups");
-  return n_groups == 1 ? 16 : spec.launch.grid.y * n_groups * 8 * (baked_value(spec, "kHeadDim") + 2) * 4;
+  return n_groups == 1 ? 16 : spec.launch.grid.y * n_groups * 8 * (baked_value(spec, "kHeadDim") + 4) * 4;
 }
-uint64_t decode_attention_counter_bytes(const KernelSpec& spec) { return 4 * spec.launch.grid.y * baked_value(spec, "kCluster"); }
+uint64_t decode_attention_counter_bytes(const KernelSpec& spec) { return 4 * spec.launch.grid.y * 8; }
 
 }  // namespace sj

@@ -1,8 +1,10 @@
 // K[page(p)][h][p mod kPageTokens][:] = f16(k[t,h,:]), the same for V; p = StepState::position + t
-// k, v: [kTokens, kHeadsKv, kHeadDim] f32    K, V: [n_pages][kHeadsKv][kPageTokens][kHeadDim] f16, or f32 (kIsKvF32)
+// k, v: [kTokens, kHeadsKv, kHeadDim] f32    K, V: [n_pages][kHeadsKv][kPageTokens][kHeadDim] f16, or f32 (kIsKvF32), with
+// a row's units placed as in device/kv_layout.cuh
 // one thread 8 elements of k and of v    spec: kv_append_spec.cpp
 #include "sj_baked.h"
 
+#include "device/kv_layout.cuh"
 #include "device/ptx.cuh"
 #include "device/step.cuh"
 
@@ -33,7 +35,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_kv_append(const KvAppe
   const uint32_t head = item / kPieces, piece = item % kPieces;
   const uint32_t position = static_cast<uint32_t>(args.state->position) + t;
   const size_t page = static_cast<size_t>(args.page_table[position / kPageTokens]);
-  const size_t to = ((page * kHeadsKv + head) * kPageTokens + position % kPageTokens) * kHeadDim + piece * 8;
+  const uint32_t row = position % kPageTokens;
+  const size_t to = ((page * kHeadsKv + head) * kPageTokens + row) * kHeadDim + 8 * kv_unit<kHeadDim>(row, piece);
   const size_t from = (static_cast<size_t>(t) * kHeadsKv + head) * kHeadDim + piece * 8;
   if constexpr (kIsKvF32) {
     copy_8_floats(reinterpret_cast<float*>(args.k_pages) + to, args.k + from);

@@ -1,3 +1,4 @@
+#include "runtime/kv_cache.h"
 #include "runtime/fusion_decode.h"
 
 #include <cstddef>
@@ -240,7 +241,7 @@ void emit_attention(LoweringContext& ctx, const AttentionHalf& half, KernelSpec 
   const BufferRef partial = ctx.new_value(fmt::format("blk.{}.attention.partial", layer), decode_attention_partial_bytes(spec));
   // Every launch leaves the counters at zero, so all layers share them.
   const BufferRef counters = ctx.state("decode_attention.counters", decode_attention_counter_bytes(spec));
-  LoweredLaunch launch = make_launch(std::move(spec), DecodeAttentionArgs{},
+  LoweredLaunch launch = make_launch(std::move(spec), DecodeAttentionArgs{.n_table_pages = n_kv_pages(ctx.max_ctx_tokens())},
                                      {{offsetof(DecodeAttentionArgs, qkv), qkv},
                                       {offsetof(DecodeAttentionArgs, turns), ctx.rope_table(half.rope_q->rope)},
                                       {offsetof(DecodeAttentionArgs, k_pages), ctx.k_pages(layer)},

@@ -14,13 +14,14 @@ struct DecodeAttentionArgs {
   const float* q_norm;         ///< [kHeadDim] f32, or unused
   const float* k_norm;         ///< [kHeadDim] f32, or unused
   const uint64_t* turns;       ///< [kRot / 2] angle a position, in 2^-64 turn
-  uint16_t* k_pages;           ///< f16 [n_pages][kHeadsKv][kPageTokens][kHeadDim]
+  uint16_t* k_pages;           ///< f16 [n_pages][kHeadsKv][kPageTokens][kHeadDim], a row's units as in device/kv_layout.cuh
   uint16_t* v_pages;           ///< f16, same shape
   const int32_t* page_table;   ///< logical page -> physical page
   const StepState* state;
-  float* partial;              ///< kGroups > 1: [head groups][kGroups][8][kHeadDim + 2] f32
-  uint32_t* n_arrived;         ///< kGroups > 1: [head groups][kCluster], zero between launches
+  float* partial;              ///< kGroups > 1: [head groups][8][kGroups][kHeadDim + 4] f32
+  uint32_t* n_arrived;         ///< kGroups > 1: [head groups][8], zero between launches
   void* out;                   ///< QuantVec<kHeads * kHeadDim>
+  uint32_t n_table_pages;      ///< entries of page_table, positive
 };
 
 }  // namespace sj

@@ -12,7 +12,7 @@ struct StepState;
 struct KvAppendArgs {
   const float* k;              ///< [kTokens, kHeadsKv, kHeadDim]
   const float* v;              ///< [kTokens, kHeadsKv, kHeadDim]
-  uint16_t* k_pages;           ///< [n_pages][kHeadsKv][kPageTokens][kHeadDim], f16 or as baked f32
+  uint16_t* k_pages;           ///< [n_pages][kHeadsKv][kPageTokens][kHeadDim], f16 or as baked f32; see device/kv_layout.cuh
   uint16_t* v_pages;           ///< f16, same shape
   const int32_t* page_table;   ///< logical page -> physical page
   const StepState* state;

@@ -75,6 +75,25 @@ __device__ __forceinline__ void store_group(float x, uint32_t idx, QuantVec<kDim
   if (idx % 16 == 0) reinterpret_cast<float2*>(&out->meta[chunk])[idx / 16 % 2] = make_float2(d, d * static_cast<float>(sum));
 }
 
+/// The same with 4 values a lane, from `first` on: 4 neighbouring lanes hold a group.
+template <uint32_t kDim>
+__device__ __forceinline__ void store_quads(float4 x, uint32_t first, QuantVec<kDim>* out, bool live) {
+  float largest = fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w)));
+  largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
+  largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+  const float d = largest * (1.0f / 127), scale = largest > 0.0f ? 127.0f / largest : 0.0f;
+  const int32_t a[4] = {__float2int_rn(x.x * scale), __float2int_rn(x.y * scale), __float2int_rn(x.z * scale), __float2int_rn(x.w * scale)};
+  int32_t sum = a[0] + a[1] + a[2] + a[3];
+  sum += __shfl_xor_sync(kAllLanes, sum, 1);
+  sum += __shfl_xor_sync(kAllLanes, sum, 2);
+  if (!live) return;
+  const uint32_t chunk = first / 32;
+  uint8_t* bytes = reinterpret_cast<uint8_t*>(first & 16 ? &out->hi[chunk] : &out->lo[chunk]);
+  *reinterpret_cast<uint32_t*>(bytes + first % 16) =
+      (a[0] & 255u) | (a[1] & 255u) << 8 | (a[2] & 255u) << 16 | static_cast<uint32_t>(a[3]) << 24;
+  if (first % 16 == 0) reinterpret_cast<float2*>(&out->meta[chunk])[first / 16 % 2] = make_float2(d, d * static_cast<float>(sum));
+}
+
 /// A block's 16 finished rows of the residual stream, one a lane of the lower half of a warp (lanes above pass anything):
 /// stores them, and as one group of the next stage's input.
 template <uint32_t kDim>

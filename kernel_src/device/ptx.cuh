@@ -284,6 +284,12 @@ __device__ __forceinline__ void store_cluster_f32(float* p, float v, uint32_t ra
                ::"r"(shared_address(p)), "r"(rank), "f"(v) : "memory");
 }
 
+/// Four floats at a 16-byte aligned address.
+__device__ __forceinline__ void store_cluster_f32x4(float* p, float4 v, uint32_t rank) {
+  asm volatile("{ .reg .u32 a; mapa.shared::cluster.u32 a, %0, %1; st.shared::cluster.v4.f32 [a], {%2, %3, %4, %5}; }"
+               ::"r"(shared_address(p)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+
 // ---- tensor cores ------------------------------------------------------------------------------------------------
 // Fragments of one warp, lane = 4 * g + i (g = 0..7, i = 0..3).
 //   16-bit A [16, 16]: a[0] = (g, 2i..2i+1)  a[1] = (g+8, 2i..)  a[2] = (g, 2i+8..)  a[3] = (g+8, 2i+8..)

@@ -79,7 +79,7 @@ TEST(KvAppendDevice, StoresHalvesAtTheTokensPlaces) {
       for (uint32_t d = 0; d < kDim; ++d) {
         const uint32_t position = 62 + t;
         const std::size_t page = std::size_t(c.page_table[position / kKvPageTokens]);
-        const std::size_t at = ((page * kHeads + h) * kKvPageTokens + position % kKvPageTokens) * kDim + d, from = (t * kHeads + h) * kDim + d;
+        const std::size_t at = ((page * kHeads + h) * kKvPageTokens + position % kKvPageTokens) * kDim + kv_elem_at(kDim, position, d), from = (t * kHeads + h) * kDim + d;
         want_k[at] = float_to_half(k[from]);
         want_v[at] = float_to_half(v[from]);
       }

@@ -10,19 +10,22 @@ namespace {
 
 constexpr DecodeAttentionParams kPlain = {.n_head = 8, .n_head_kv = 2, .head_dim = 64, .n_rot = 64, .scale = 0.125f, .max_tokens = 256};
 
-TEST(DecodeAttentionSpec, SplitsPagesOverBlocksOfEveryHeadGroup) {
+TEST(DecodeAttentionSpec, SplitsSlicesOverBlocksOfEveryHeadGroup) {
   const DeviceInfo device = require_device_profile("rtx5090");
   DecodeAttentionParams p = kPlain;
   const KernelSpec small = decode_attention_spec(p, device);
-  EXPECT_EQ(small.launch.grid, (Dim3{4, 2, 1})) << "4 pages, 2 KV heads of 4 query heads";
-  EXPECT_EQ(baked_int(small, "kGroups"), 4);
+  EXPECT_EQ(small.launch.grid, (Dim3{1, 2, 1})) << "16 slices for 12 warps, 2 KV heads of 4 query heads";
+  EXPECT_EQ(baked_int(small, "kGroups"), 1);
   EXPECT_EQ(baked_int(small, "kCluster"), 1) << "clusters are used on 9.x only";
+  EXPECT_EQ(baked_int(small, "kWarps"), 12);
   p.n_head = 32, p.max_tokens = 100000;
   const KernelSpec large = decode_attention_spec(p, device);
   EXPECT_EQ(large.launch.grid.y, 4u) << "16 query heads of a KV head are two groups of 8";
-  EXPECT_EQ(baked_int(large, "kGroups"), 42) << "170 SMs / 4";
-  EXPECT_EQ(decode_attention_partial_bytes(large), 4u * 42 * 8 * (64 + 2) * 4);
-  EXPECT_EQ(decode_attention_counter_bytes(large), 4u * 4);
+  EXPECT_EQ(baked_int(large, "kGroups"), 63) << "one and a half blocks for each of 170 SMs, 4 head groups";
+  EXPECT_EQ(baked_int(large, "kWarps"), 6);
+  EXPECT_EQ(baked_int(large, "kSlots"), 2) << "48 KB of slices of 4 KB";
+  EXPECT_EQ(decode_attention_partial_bytes(large), 4u * 63 * 8 * (64 + 4) * 4);
+  EXPECT_EQ(decode_attention_counter_bytes(large), 4u * 8 * 4);
 }
 
 TEST(DecodeAttentionSpec, ClustersOnHopper) {
@@ -32,16 +35,20 @@ TEST(DecodeAttentionSpec, ClustersOnHopper) {
   EXPECT_EQ(decode_attention_partial_bytes(spec), 16u) << "no partial results leave the cluster";
 }
 
-TEST(DecodeAttentionSpec, WindowNeedsNoMoreSplitsThanPagesItTouches) {
+TEST(DecodeAttentionSpec, WindowNeedsNoMoreSplitsThanSlicesItTouches) {
   DecodeAttentionParams p = kPlain;
   p.max_tokens = 8192, p.window_tokens = 200;
-  EXPECT_EQ(decode_attention_spec(p, require_device_profile("rtx5090")).launch.grid, (Dim3{5, 2, 1})) << "200 tokens may touch five pages of 64";
+  const KernelSpec spec = decode_attention_spec(p, require_device_profile("rtx5090"));
+  EXPECT_EQ(spec.launch.grid, (Dim3{1, 2, 1})) << "200 tokens touch fourteen slices of 16 at most";
+  EXPECT_EQ(baked_int(spec, "kWarps"), 12);
 }
 
-TEST(DecodeAttentionSpec, FewPagesStayInOneBlock) {
+TEST(DecodeAttentionSpec, PartsOfWideHeadsHaveWarpsOfTheirOwn) {
   DecodeAttentionParams p = kPlain;
-  p.max_tokens = 3 * 64;
-  EXPECT_EQ(decode_attention_spec(p, require_device_profile("rtx5090")).launch.grid, (Dim3{1, 2, 1}));
+  p.head_dim = 512;
+  const KernelSpec spec = decode_attention_spec(p, require_device_profile("h200"));
+  EXPECT_EQ(baked_int(spec, "kDimParts"), 4);
+  EXPECT_EQ(baked_int(spec, "kWarps") % 4, 0);
 }
 
 TEST(DecodeAttentionSpec, RefusesWhatItCannotServe) {
@@ -54,7 +61,7 @@ TEST(DecodeAttentionSpec, RefusesWhatItCannotServe) {
   };
   EXPECT_TRUE(is_refused(make([](auto& p) { p.n_head = 7; }), "decode_attention: 7 heads are not a multiple of 2 KV heads"));
   EXPECT_TRUE(is_refused(make([](auto& p) { p.n_head_kv = 0; }), "0 KV heads"));
-  EXPECT_TRUE(is_refused(make([](auto& p) { p.head_dim = 80; }), "head dim 80 is not 64, 128 or 256"));
+  EXPECT_TRUE(is_refused(make([](auto& p) { p.head_dim = 80; }), "head dim 80 is not 64, 96, 128, 256 or 512"));
   EXPECT_TRUE(is_refused(make([](auto& p) { p.n_rot = 33; }), "33 rotated dims of 64"));
   EXPECT_TRUE(is_refused(make([](auto& p) { p.n_rot = 66; }), "66 rotated dims of 64"));
   EXPECT_TRUE(is_refused(make([](auto& p) { p.max_tokens = 0; }), "no tokens"));
@@ -75,6 +82,8 @@ INSTANTIATE_TEST_SUITE_P(
         DecodeAttentionParams{.n_head = 28, .n_head_kv = 4, .head_dim = 128, .n_rot = 64, .scale = 0.088f, .magnitude = 1.2f, .max_tokens = 64},
         DecodeAttentionParams{.n_head = 4, .n_head_kv = 1, .head_dim = 256, .n_rot = 256, .has_qk_norm = true, .eps = 1e-6f, .scale = 0.0625f, .window_tokens = 512,
                               .max_tokens = 8192},
+        DecodeAttentionParams{.n_head = 32, .n_head_kv = 32, .head_dim = 96, .n_rot = 96, .scale = 0.102f, .max_tokens = 4096},
+        DecodeAttentionParams{.n_head = 8, .n_head_kv = 2, .head_dim = 512, .n_rot = 128, .has_qk_norm = true, .eps = 1e-6f, .scale = 0.044f, .max_tokens = 8192},
         DecodeAttentionParams{.n_head = 64, .n_head_kv = 4, .head_dim = 64, .n_rot = 64, .scale = 0.125f, .max_tokens = 131072}),
     [](const auto& info) { return fmt::format("h{}kv{}d{}ctx{}", info.param.n_head, info.param.n_head_kv, info.param.head_dim, info.param.max_tokens); });
 
@@ -108,7 +117,7 @@ Cache make_cache(const DecodeAttentionParams& p, uint32_t position) {
   for (uint32_t t = 0; t < position; ++t)
     for (uint32_t h = 0; h < p.n_head_kv; ++h)
       for (uint32_t d = 0; d < p.head_dim; ++d) {
-        const std::size_t from = t * kv_dim + h * p.head_dim + d, to = c.at(p, t, h) + d;
+        const std::size_t from = t * kv_dim + h * p.head_dim + d, to = c.at(p, t, h) + kv_elem_at(p.head_dim, t, d);
         c.k[to] = float_to_half(k[from]), c.v[to] = float_to_half(v[from]);
         c.k_rows.push_back(ref::round_to_half(double(k[from]))), c.v_rows.push_back(ref::round_to_half(double(v[from])));
       }
@@ -129,7 +138,7 @@ ref::Vec check_appended(const DecodeAttentionParams& p, const Cache& c, uint32_t
   double worst = 0;
   for (uint32_t h = 0; h < p.n_head_kv; ++h)
     for (uint32_t d = 0; d < p.head_dim; ++d) {
-      const std::size_t at = c.at(p, position, h) + d;
+      const std::size_t at = c.at(p, position, h) + kv_elem_at(p.head_dim, position, d);
       const double w = want[h * p.head_dim + d], got = half_value(pages[at]);
       worst = std::max(worst, std::isnan(got) ? INFINITY : std::fabs(got - w) / (0x1p-11 * std::fabs(w) + 0x1p-18));
       before[at] = pages[at];
@@ -152,7 +161,8 @@ void check_position(KernelRunner& gpu, const KernelSpec& spec, const DecodeAtten
       .turns = gpu.upload(rope_turns(inv_freq)), .k_pages = gpu.upload(c.k), .v_pages = gpu.upload(c.v), .page_table = gpu.upload(c.table),
       .state = gpu.upload_value(StepState{.position = int32_t(position), .n_tokens = 1, .token = 0, .step_idx = 0}),
       .partial = reinterpret_cast<float*>(gpu.alloc<uint8_t>(decode_attention_partial_bytes(spec))),
-      .n_arrived = gpu.upload(std::vector<uint32_t>(n_counters, 0)), .out = gpu.alloc<uint8_t>(quant_vec_bytes(q_dim))};
+      .n_arrived = gpu.upload(std::vector<uint32_t>(n_counters, 0)), .out = gpu.alloc<uint8_t>(quant_vec_bytes(q_dim)),
+      .n_table_pages = uint32_t(c.table.size())};
   const auto* out = static_cast<const uint8_t*>(args.out);
   gpu.run(spec, args);
   const std::vector<uint8_t> first = gpu.download(out, quant_vec_bytes(q_dim));
@@ -193,17 +203,21 @@ const std::vector<uint32_t> kPageEdges = {0, 1, 63, 64, 127, 200, 255};
 INSTANTIATE_TEST_SUITE_P(
     Shapes, DecodeAttentionDevice,
     ::testing::Values(
-        // A split a page, joined through memory.
+        // A slice or two a warp in one block, or in one cluster.
         Case{{.n_head = 2, .n_head_kv = 2, .head_dim = 64, .n_rot = 64, .scale = 0.125f, .max_tokens = 256}, kPageEdges},
         Case{{.n_head = 9, .n_head_kv = 3, .head_dim = 64, .n_rot = 64, .is_interleaved = true, .scale = 0.125f, .max_tokens = 256}, kPageEdges},
         Case{{.n_head = 8, .n_head_kv = 2, .head_dim = 128, .n_rot = 128, .has_qk_norm = true, .eps = 1e-6f, .scale = 0.088f, .max_tokens = 256}, kPageEdges},
-        Case{{.n_head = 8, .n_head_kv = 1, .head_dim = 128, .n_rot = 64, .scale = 0.088f, .magnitude = 1.25f, .max_tokens = 640}, {0, 130, 383, 511, 639}},
-        // One split of many pages, through one or more stages of the ring.
-        Case{{.n_head = 2, .n_head_kv = 1, .head_dim = 64, .n_rot = 32, .is_interleaved = true, .has_qk_norm = true, .eps = 1e-5f, .scale = 0.125f, .max_tokens = 448},
-             {0, 64, 255, 447}, 1},
-        Case{{.n_head = 4, .n_head_kv = 1, .head_dim = 256, .n_rot = 256, .scale = 0.0625f, .max_tokens = 320}, {0, 63, 64, 319}, 1},
-        // Two head groups of one KV head; three splits of two pages.
-        Case{{.n_head = 16, .n_head_kv = 1, .head_dim = 64, .n_rot = 64, .scale = 0.125f, .max_tokens = 384}, {0, 127, 128, 300, 383}, 6},
+        Case{{.n_head = 6, .n_head_kv = 3, .head_dim = 96, .n_rot = 96, .scale = 0.102f, .max_tokens = 256}, {0, 15, 16, 100, 255}},
+        // Splits that are joined through memory.
+        Case{{.n_head = 8, .n_head_kv = 1, .head_dim = 128, .n_rot = 64, .scale = 0.088f, .magnitude = 1.25f, .max_tokens = 2048}, {0, 130, 511, 1203, 2047}},
+        // One split, whose slots are used many times over.
+        Case{{.n_head = 2, .n_head_kv = 1, .head_dim = 64, .n_rot = 32, .is_interleaved = true, .has_qk_norm = true, .eps = 1e-5f, .scale = 0.125f, .max_tokens = 6144},
+             {0, 64, 447, 4000, 6143}, 1},
+        Case{{.n_head = 4, .n_head_kv = 1, .head_dim = 256, .n_rot = 256, .scale = 0.0625f, .max_tokens = 1280}, {0, 63, 64, 319, 1279}, 1},
+        // Four warps share a slice.
+        Case{{.n_head = 4, .n_head_kv = 1, .head_dim = 512, .n_rot = 128, .has_qk_norm = true, .eps = 1e-6f, .scale = 0.044f, .max_tokens = 640}, {0, 15, 16, 200, 639}},
+        // Two head groups of one KV head; three splits.
+        Case{{.n_head = 16, .n_head_kv = 1, .head_dim = 64, .n_rot = 64, .scale = 0.125f, .max_tokens = 1500}, {0, 127, 128, 300, 1499}, 4},
         // Windows that begin inside a page, at its edge and before the first token.
         Case{{.n_head = 4, .n_head_kv = 2, .head_dim = 64, .n_rot = 64, .scale = 0.125f, .window_tokens = 100, .max_tokens = 512}, {0, 99, 100, 163, 164, 400, 511}},
         Case{{.n_head = 4, .n_head_kv = 1, .head_dim = 256, .n_rot = 64, .has_qk_norm = true, .eps = 1e-6f, .scale = 0.0625f, .window_tokens = 64, .max_tokens = 512},

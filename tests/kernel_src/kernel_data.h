@@ -32,6 +32,12 @@ inline const std::vector<DType>& all_weight_types() {
   return types;
 }
 
+/// Place of element `dim` of a token's row in its page of the KV cache: device/kv_layout.cuh.
+inline std::size_t kv_elem_at(uint32_t head_dim, uint32_t token, uint32_t dim) {
+  const uint32_t n_exchanged = head_dim % 64 == 0 ? 8 : head_dim % 32 == 0 ? 4 : head_dim % 16 == 0 ? 2 : 1;
+  return (dim / 8 ^ token % n_exchanged) * 8 + dim % 8;
+}
+
 /// Normally distributed floats.
 inline std::vector<float> random_floats(std::size_t n, uint64_t seed, double deviation = 1.0) {
   std::mt19937_64 engine(seed);

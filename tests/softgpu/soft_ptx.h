@@ -189,6 +189,11 @@ static inline void store_cluster_f32(float* p, float v, uint32_t rank) {
   *p = v;
 }
 
+static inline void store_cluster_f32x4(float* p, float4 v, uint32_t rank) {
+  if (rank != 0) soft_ops->fail("a cluster of more than one block, which the software GPU has not");
+  *reinterpret_cast<float4*>(p) = v;
+}
+
 // ---- tensor cores: all 32 lanes bring their fragments, the last one multiplies. Fragment layouts: see ptx.cuh.
 
 template <class C>
