@@ -1,4 +1,5 @@
 // `sparkjit inspect`: what is in a file, and every stage between it and the launches, without running anything.
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -9,6 +10,8 @@
 #include "models/gguf_file.h"
 #include "models/model_desc.h"
 #include "models/op_graph.h"
+#include "models/shape_file.h"
+#include "models/synth.h"
 #include "runtime/opened_model.h"
 #include "runtime/options.h"
 #include "tools/cli.h"
@@ -23,6 +26,9 @@ struct InspectOptions {
   std::string device = "rtx5090";
   uint32_t n_tokens = 1;
   bool all_values = false;
+  std::string shape;   // instead of a model file
+  SynthOptions synth;
+  std::vector<uint32_t> depths = {128, 512, 4096, 16384};
 };
 
 constexpr size_t kMaxShownItems = 8;
@@ -85,15 +91,21 @@ std::string graph_text(const InspectOptions& options, const ModelDesc& model) {
 }
 
 std::string stage_text(const InspectOptions& options) {
-  const GgufFile file = open_gguf(options.session.model_path);
+  if (options.session.model_path.empty() == options.shape.empty())
+    throw Error(ErrorKind::kUsage, "inspect: one of --model and --shape is required");
+  const GgufFile file = options.shape.empty() ? open_gguf(options.session.model_path) : synthetic_gguf(load_shape(options.shape), options.synth);
   if (options.stage == "file") return file_text(file, options.all_values);
   const ModelDesc model = describe_model(file);
   if (options.stage == "model") return dump(model);
   if (options.stage == "graph") return graph_text(options, model);
-  const SessionOptions session = resolve_options(options.session, read_environment());
+  SessionOptions session = resolve_options(options.session, read_environment());
   const DeviceInfo device = require_inspected_device(options.device, session);
   if (options.stage == "specs") return specs_text(model, device, session);
   if (options.stage == "cubins") return cubins_text(model, device, session);
+  if (options.stage == "predict") {
+    session.max_ctx_tokens = *std::max_element(options.depths.begin(), options.depths.end()) + 1;
+    return predict_text(model, device, session, options.depths);
+  }
   return plan_text(file, model, device, session);
 }
 
@@ -109,11 +121,14 @@ void add_inspect_verb(VerbTable& verbs) {
   Flags flags = verbs.add("inspect", "show a file, or a stage between it and the launches", [options] { return run_inspect(*options); });
   SessionOptions& session = options->session;
   flags.config(session);
-  flags.required_text("-m,--model", session.model_path, "GGUF file (first part of a split one)", "FILE");
-  flags.choice("--stage", options->stage, {"file", "model", "graph", "specs", "cubins", "plan"}, "what to show (default file: metadata and tensors)");
-  flags.text("--device", options->device, "card for specs, cubins and plan: a profile's name or file, or cuda:N (default rtx5090)", "NAME");
+  flags.text("-m,--model", session.model_path, "GGUF file (first part of a split one)", "FILE");
+  flags.text("--shape", options->shape, fmt::format("no file: the shapes of {}, or of a .toml file", fmt::join(shape_names(), ", ")), "NAME");
+  flags.integer("--layers", options->synth.n_layers, 0, 4096, "of --shape, how many layers; 0: as the shape says");
+  flags.choice("--stage", options->stage, {"file", "model", "graph", "specs", "cubins", "plan", "predict"}, "what to show (default file: metadata and tensors)");
+  flags.text("--device", options->device, "card for specs, cubins, plan and predict: a profile's name or file, or cuda:N (default rtx5090)", "NAME");
   flags.integer("--n-tokens", options->n_tokens, 1, 1 << 20, "tokens a step of --stage graph (default 1)");
   flags.integer("--prefill-tokens", session.prefill_tokens, 1, 1 << 20, "most tokens of a batch step (default 512)");
+  flags.integers("-d,--depth", options->depths, 0, 1 << 24, "tokens in the context, of --stage predict (default 128,512,4096,16384)");
   flags.integer("-c,--ctx", session.max_ctx_tokens, 0, 1 << 24, "context in tokens; 0: the model's own, at most 4096");
   flags.integer("-t,--threads", session.n_threads, 0, 4096, "threads of the compiler; 0: all cores");
   flags.text("--libcuda", session.libcuda_path, "driver library to open instead of libcuda.so.1", "FILE");

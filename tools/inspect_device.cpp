@@ -17,6 +17,7 @@
 #include "runtime/session_steps.h"
 #include "runtime/weights.h"
 #include "tools/cli.h"
+#include "tools/predict.h"
 
 namespace sj {
 namespace {
@@ -68,6 +69,14 @@ std::string cubins_text(const ModelDesc& model, const DeviceInfo& device, const 
                         cubin.bytes.size(), cubin.compile_us / 1e3, cubin.label);
   }
   return text;
+}
+
+std::string predict_text(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options,
+                         std::span<const uint32_t> depths) {
+  const std::vector<Lowered> steps = lower_steps(model, device, options);
+  std::vector<Prediction> predictions;
+  for (const uint32_t depth : depths) predictions.push_back(predict_decode(decode_step(steps, depth), depth, device));
+  return format_predictions(device, predictions);
 }
 
 std::string plan_text(const GgufFile& file, const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options) {

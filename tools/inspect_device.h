@@ -2,6 +2,7 @@
 // needed. In: a model and a device name. Out: text. Called by inspect.
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "jit/device_info.h"
@@ -19,6 +20,9 @@ DeviceInfo require_inspected_device(const std::string& name, const SessionOption
 std::string specs_text(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options);
 /// Compiles every kernel (or takes it from the cache): registers, spills, shared memory, size, label.
 std::string cubins_text(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options);
+/// How fast the decode step would be at each depth; a prediction. `options` must have a context for the deepest.
+std::string predict_text(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options,
+                         std::span<const uint32_t> depths);
 /// Device memory by purpose, place of every value and state, bytes moved by a step.
 std::string plan_text(const GgufFile& file, const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options);
 

@@ -146,6 +146,17 @@ TEST_F(TinyModel, InspectShowsEachStage) {
   EXPECT_NE(text("graph").find("attn_q"), std::string::npos);
 }
 
+TEST_F(TinyModel, InspectTakesAShapeForAFile) {
+  const Outcome predict = run_sparkjit({"inspect", "--shape", "qwen3-30b-a3b", "--layers", "2", "--stage", "predict", "-d", "16,64"});
+  EXPECT_EQ(predict.exit_code, 0) << predict.err;
+  EXPECT_TRUE(predict.out.starts_with("prediction, not a measurement: NVIDIA GeForce RTX 5090")) << predict.out;
+  EXPECT_NE(predict.out.find("\n| 64 | "), std::string::npos) << predict.out;
+  const Outcome model = run_sparkjit({"inspect", "--shape", "qwen3-8b", "--stage", "model"});
+  EXPECT_EQ(model.exit_code, 0) << model.err;
+  EXPECT_NE(model.out.find("36 layers"), std::string::npos) << model.out;
+  EXPECT_EQ(run_sparkjit({"inspect", "--stage", "model"}).exit_code, 2);
+}
+
 TEST_F(TinyModel, SynthWritesAModelThatOpensAndScores) {
   const std::string path = (folder_.path() / "synth.gguf").string();
   const Outcome written = run_sparkjit({"synth", "--shape", "qwen3-0.6b", "--layers", "2", "-o", path});
