@@ -34,10 +34,6 @@ BundleManifest read(const Json& json) {
 
 }  // namespace
 
-BundleDevice bundle_device(const DeviceInfo& device) {
-  return {.name = device.name, .target = device.target(), .n_sms = device.n_sms, .smem_per_block_bytes = device.smem_per_block_bytes};
-}
-
 std::string manifest_text(const BundleManifest& manifest) {
   Json compilers = Json::array(), devices = Json::array(), models = Json::array();
   for (const CompilerId& c : manifest.compilers) compilers.push_back({{"version", c.version}, {"build_id", c.build_id}});

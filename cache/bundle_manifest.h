@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "cache/cache_key.h"
-#include "jit/device_info.h"
 
 namespace sj {
 
@@ -38,8 +37,6 @@ struct BundleManifest {
   std::vector<BundleModel> models;
   bool operator==(const BundleManifest&) const = default;
 };
-
-BundleDevice bundle_device(const DeviceInfo& device);
 
 /// JSON without line breaks; equal manifests give equal bytes.
 std::string manifest_text(const BundleManifest& manifest);

@@ -11,6 +11,7 @@
 
 #include "cache/bundle.h"
 #include "cache/kernel_cache.h"
+#include "jit/device_info.h"
 #include "jit/base/error.h"
 #include "jit/base/file.h"
 #include "models/gguf_file.h"
@@ -62,6 +63,10 @@ std::vector<DeviceInfo> find_devices(const PrewarmOptions& options, const Sessio
     begin = end + 1;
   }
   return devices;
+}
+
+BundleDevice bundle_device(const DeviceInfo& device) {
+  return {.name = device.name, .target = device.target(), .n_sms = device.n_sms, .smem_per_block_bytes = device.smem_per_block_bytes};
 }
 
 /// What to compile, and what the bundle will say about it.
