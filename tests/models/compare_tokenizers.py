@@ -82,12 +82,14 @@ def write_gguf(path, pre, tokens, types, merges):
 
 
 def tiktoken_vocab(path, specials):
-    """Ranks and the merges they stand for: a token comes from merging, by rank, its bytes as far as lower ranks allow."""
+    """Ranks and the merges they stand for: a token comes from merging, by rank, its bytes as far as lower ranks allow. Tokens
+    that no merge of two makes (232 of Qwen3.6's) have no merge, and tiktoken's way to them, a piece that is such a token as a
+    whole, is closed by leaving them out of the ranks."""
     ranks = {}
     for line in open(path, "rb"):
         token, rank = line.split()
         ranks[base64.b64decode(token)] = int(rank)
-    merges = []
+    merges, unmerged = [], []
     for token, limit in sorted(ranks.items(), key=lambda item: item[1]):
         if len(token) == 1:
             continue
@@ -98,10 +100,16 @@ def tiktoken_vocab(path, specials):
             if rank >= limit:
                 break
             parts[i:i + 2] = [parts[i] + parts[i + 1]]
-        assert len(parts) == 2, token
-        merges.append(mapped(parts[0]) + " " + mapped(parts[1]))
+        if len(parts) == 2:
+            merges.append(mapped(parts[0]) + " " + mapped(parts[1]))
+        else:
+            unmerged.append(token)
     tokens = [mapped(t) for t, _ in sorted(ranks.items(), key=lambda item: item[1])]
     assert sorted(ranks.values()) == list(range(len(ranks)))
+    for token in unmerged:
+        del ranks[token]
+    if unmerged:
+        print(f"{path}: {len(unmerged)} of {len(tokens)} tokens can't be made by merging two", flush=True)
     return ranks, tokens + specials, [1] * len(tokens) + [CONTROL] * len(specials), merges
 
 
@@ -137,7 +145,7 @@ class TiktokenReference:
     def __init__(self, name, ranks, pattern, specials, parses_special):
         import tiktoken
         self.name, self.parses_special = name, parses_special
-        self.encoding = tiktoken.Encoding("x", pat_str=pattern, mergeable_ranks=ranks, special_tokens={s: len(ranks) + i for i, s in enumerate(specials)})
+        self.encoding = tiktoken.Encoding("x", pat_str=pattern, mergeable_ranks=ranks, special_tokens={s: max(ranks.values()) + 1 + i for i, s in enumerate(specials)})
 
     def encode_all(self, texts):
         allowed = "all" if self.parses_special else set()
