@@ -11,12 +11,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <regex>
 #include <set>
 #include <sstream>
 
 #include "soft_texts.h"  // generated: kSoftImageText, kPreludeText, kSoftPtxText, kHooksText
 #include "softgpu/soft_checks.h"
+#include "softgpu/soft_image_cache.h"
 
 extern char** environ;
 
@@ -26,6 +28,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kPadding = kIsChecked ? 64 : 0;
+constexpr const char* kMainFile = "softgpu-main.cpp";
 
 /// Removed with everything in it when it goes out of scope.
 class ScratchFolder {
@@ -222,7 +225,7 @@ std::string with_padded_shared(const std::string& assembly) {
 }
 
 std::vector<std::string> compiler_flags(const CompileInput& in) {
-  std::vector<std::string> flags = {SOFTNVRTC_CXX, "-x", "c++", in.standard, "-O2", "-g1", "-fPIC", "-w", "-I.",
+  std::vector<std::string> flags = {SOFTNVRTC_CXX, "-x", "c++", in.standard, kIsChecked ? "-O1" : "-O2", "-g1", "-fPIC", "-w", "-I.",
                                     "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing",
                                     "-fno-gnu-unique", "-fno-threadsafe-statics", "-fwrapv", "-fno-math-errno",
                                     "-fno-trapping-math", "-fno-asynchronous-unwind-tables",
@@ -239,51 +242,78 @@ std::vector<std::string> compiler_flags(const CompileInput& in) {
   return flags;
 }
 
+/// Everything that decides the image: the compiler, its flags and all texts.
+std::string image_key(const std::vector<std::string>& flags, const std::map<fs::path, std::string>& files) {
+  static const std::string compiler = [] {
+    std::error_code ec;
+    const fs::path path = fs::canonical(SOFTNVRTC_CXX, ec);
+    return path.string() + " " + std::to_string(fs::file_size(path, ec)) + " " +
+           std::to_string(fs::last_write_time(path, ec).time_since_epoch().count()) + " padding " + std::to_string(kPadding);
+  }();
+  std::string key = compiler + "\n";
+  for (const std::string& flag : flags) key += flag + "\n";
+  for (const auto& [name, text] : files) key += name.string() + " " + std::to_string(text.size()) + "\n" + text;
+  return key;
+}
+
+std::string compile_files(const CompileInput& in, const std::map<fs::path, std::string>& files, std::string& log) {
+  const ScratchFolder folder;
+  if (folder.path().empty()) {
+    log = "softnvrtc: can't make a scratch folder\n";
+    return {};
+  }
+  for (const auto& [name, text] : files) write_text(folder.path() / name, text);
+  std::vector<std::string> command = compiler_flags(in);
+  const std::vector<std::string> link = {"-shared", "-nostartfiles", "-nodefaultlibs", "-Wl,-Bsymbolic", "-lm", "-lc", "-lgcc"};
+  int status = 0;
+  if (kIsChecked) {
+    command.insert(command.end(), {"-S", kMainFile, "-o", "softgpu-main.s"});
+    status = run_compiler(command, folder.path(), log);
+    if (status == 0) {
+      write_text(folder.path() / "softgpu-padded.s", with_padded_shared(read_text(folder.path() / "softgpu-main.s")));
+      command = {SOFTNVRTC_CXX, "softgpu-padded.s", "-o", "softgpu-image.so"};
+    }
+  } else {
+    command.insert(command.end(), {kMainFile, "-o", "softgpu-image.so"});
+  }
+  if (status == 0) {
+    command.insert(command.end(), link.begin(), link.end());
+    status = run_compiler(command, folder.path(), log);
+  }
+  log = nvrtc_log(log);
+  return status == 0 ? read_text(folder.path() / "softgpu-image.so") : "";
+}
+
 }  // namespace
 
 uint64_t shared_padding_bytes() { return kPadding; }
 
 CompileOutput compile_for_host(const CompileInput& in) {
-  CompileOutput out;
-  const ScratchFolder folder;
-  if (folder.path().empty()) return {{}, {}, "softnvrtc: can't make a scratch folder\n"};
-
+  std::map<fs::path, std::string> files;
   std::string all_text = in.text;
   for (const auto& [name, text] : in.headers) {
     if (name.empty() || name[0] == '/' || name.find("..") != std::string::npos)
       return {{}, {}, "softnvrtc: header name " + name + " leaves the program's folder\n"};
     const bool is_ptx = fs::path(name).filename() == "ptx.cuh";
-    write_text(folder.path() / name, is_ptx ? std::string(kSoftPtxText) : with_dynamic_shared(text));
+    files[name] = is_ptx ? std::string(kSoftPtxText) : with_dynamic_shared(text);
     if (!is_ptx) all_text += "\n" + text;
   }
-  write_text(folder.path() / "soft_image.h", std::string(kSoftImageText));
-  write_text(folder.path() / "soft_prelude.h", std::string(kPreludeText));
-  write_text(folder.path() / "soft_hooks.h", std::string(kHooksText));
+  files["soft_image.h"] = kSoftImageText;
+  files["soft_prelude.h"] = kPreludeText;
+  files["soft_hooks.h"] = kHooksText;
 
+  CompileOutput out;
   out.entries = find_entries(in.text);
-  std::string source = "#include \"soft_image.h\"\n#include \"soft_prelude.h\"\n#line 1 \"" + in.name + "\"\n" +
-                       with_dynamic_shared(in.text) + trampolines(out.entries, find_namespaces(without_comments(all_text)));
-  write_text(folder.path() / "softgpu-main.cpp", source);
+  files[kMainFile] = "#include \"soft_image.h\"\n#include \"soft_prelude.h\"\n#line 1 \"" + in.name + "\"\n" +
+                     with_dynamic_shared(in.text) + trampolines(out.entries, find_namespaces(without_comments(all_text)));
 
-  std::vector<std::string> command = compiler_flags(in);
-  const std::vector<std::string> link = {"-shared", "-nostartfiles", "-nodefaultlibs", "-Wl,-Bsymbolic", "-lm", "-lc", "-lgcc"};
-  int status = 0;
-  if (kIsChecked) {
-    command.insert(command.end(), {"-S", "softgpu-main.cpp", "-o", "softgpu-main.s"});
-    status = run_compiler(command, folder.path(), out.log);
-    if (status == 0) {
-      write_text(folder.path() / "softgpu-padded.s", with_padded_shared(read_text(folder.path() / "softgpu-main.s")));
-      command = {SOFTNVRTC_CXX, "softgpu-padded.s", "-o", "softgpu-image.so"};
-      command.insert(command.end(), link.begin(), link.end());
-      status = run_compiler(command, folder.path(), out.log);
-    }
-  } else {
-    command.insert(command.end(), {"softgpu-main.cpp", "-o", "softgpu-image.so"});
-    command.insert(command.end(), link.begin(), link.end());
-    status = run_compiler(command, folder.path(), out.log);
+  const std::string key = image_key(compiler_flags(in), files);
+  if (std::optional<std::string> image = find_image(key)) {
+    out.image = std::move(*image);
+    return out;
   }
-  out.log = nvrtc_log(out.log);
-  if (status == 0) out.image = read_text(folder.path() / "softgpu-image.so");
+  out.image = compile_files(in, files, out.log);
+  if (!out.image.empty() && out.log.empty()) keep_image(key, out.image);   // a log must come back each time
   return out;
 }
 
