@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include <fmt/format.h>
 
@@ -30,6 +31,9 @@ float exp_not_positive(float x) {
   const float scale = std::bit_cast<float>((n_int + 127) << 23);
   return p * scale;
 }
+
+constexpr TokenId kLastId = std::numeric_limits<TokenId>::max();
+constexpr float kSharpest = 1e30f;   // a temperature below 1e-30 still leaves 0 * scale a number
 
 constexpr size_t kBlock = 64;   // logits that are looked at together: one comparison each, vectorised
 
@@ -111,6 +115,55 @@ Sampler::Candidate reach_target(std::span<const Sampler::Candidate> sorted, doub
   return *last;   // also when rounding leaves the target just out of reach
 }
 
+/// Weights e^(scale * (logit - top)) counted in bins of nearly equal logits, from the likeliest down.
+struct Bins {
+  static constexpr float kPerNat = 8;
+  static constexpr int32_t kCount = 87 * 8 + 1;   // what is in the last one, e^-87 and less of the first, is never drawn
+  std::array<double, kCount> weights{};
+  double total = 0;
+};
+
+int32_t bin_of(float logit, float top, float scale) {
+  const float bin = (top - logit) * scale * Bins::kPerNat;
+  return static_cast<int32_t>(bin < Bins::kCount - 1 ? bin : Bins::kCount - 1);
+}
+
+// Twice as wide where the machine can; without fused multiply-add, so that the numbers are the same everywhere.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+__attribute__((target_clones("default", "avx2")))
+#endif
+void weigh(const float* logits, size_t n, float top, float scale, float* weights, int32_t* bins) {
+  for (size_t i = 0; i < n; ++i) weights[i] = exp_not_positive((logits[i] - top) * scale);
+  for (size_t i = 0; i < n; ++i) bins[i] = bin_of(logits[i], top, scale);
+}
+
+Bins count_in_bins(std::span<const float> row, float top, float scale) {
+  // Neighbours are counted in tables of their own: additions to one bin would wait for each other.
+  std::array<double, Bins::kCount> a{}, b{}, c{}, d{};
+  constexpr size_t kPart = 1024;
+  std::array<float, kPart> weights;
+  std::array<int32_t, kPart> bins;
+  const auto add = [&](auto& table, size_t i) { table[static_cast<size_t>(bins[i])] += static_cast<double>(weights[i]); };
+  for (size_t begin = 0; begin < row.size(); begin += kPart) {
+    const size_t n = std::min(kPart, row.size() - begin);
+    weigh(row.data() + begin, n, top, scale, weights.data(), bins.data());
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+      add(a, i);
+      add(b, i + 1);
+      add(c, i + 2);
+      add(d, i + 3);
+    }
+    for (; i < n; ++i) add(a, i);
+  }
+  Bins sums;
+  for (size_t bin = 0; bin + 1 < sums.weights.size(); ++bin) {
+    sums.weights[bin] = (a[bin] + b[bin]) + (c[bin] + d[bin]);
+    sums.total += sums.weights[bin];
+  }
+  return sums;
+}
+
 }  // namespace
 
 /// Candidate i is logits[i] with ids[i], or the whole row with i itself when there are no ids.
@@ -120,56 +173,48 @@ struct Sampler::Candidates {
   TokenId id(size_t i) const { return ids.empty() ? static_cast<TokenId>(i) : ids[i]; }
 };
 
-/// The last candidate of the shortest prefix, in the candidates' order, that holds `fraction` of the weight
-/// e^(scale * logit). Instead of sorting, candidates are counted in bins of nearly equal logits; only the bin that the
-/// target falls into is sorted.
-Sampler::Candidate Sampler::find_border(const Candidates& c, float scale, double fraction) {
-  const size_t n = c.logits.size();
-  const float top = c.logits[argmax(c.logits)];
-  constexpr float kBinsPerNat = 8;
-  constexpr int32_t kBins = 87 * 8 + 1;   // what is in the last one, e^-87 and less of the first, is never drawn
-  weights_.resize(n);
-  bin_of_.resize(n);
-  const float* const logits = c.logits.data();
-  float* const weights = weights_.data();
-  int32_t* const bin_of = bin_of_.data();
-  for (size_t i = 0; i < n; ++i) weights[i] = exp_not_positive((logits[i] - top) * scale);
-  for (size_t i = 0; i < n; ++i) {
-    const float bin = (top - logits[i]) * scale * kBinsPerNat;
-    bin_of[i] = static_cast<int32_t>(bin < kBins - 1 ? bin : kBins - 1);
+/// Those candidates that are not behind {least, last_id} in the candidates' order, in `out`.
+Sampler::Candidates Sampler::filter(const Candidates& c, float least, TokenId last_id, Kept& out) {
+  const size_t n_all = c.logits.size();
+  if (out.logits.size() < n_all) {
+    out.logits.resize(n_all);
+    out.ids.resize(n_all);
   }
-  std::array<double, kBins> bins{};
-  for (size_t i = 0; i < n; ++i) bins[static_cast<size_t>(bin_of[i])] += static_cast<double>(weights[i]);
-  bins.back() = 0;
-  double total = 0;
-  for (const double weight : bins) total += weight;
-
-  const double target = std::max(fraction, 0.0) * total;
-  size_t bin = 0;
-  double before = 0;
-  while (bin + 1 < bins.size() && before + bins[bin] < target) before += bins[bin++];
-  while (bins[bin] == 0) before -= bins[--bin];   // out of reach by rounding: the last that holds anything
-  std::vector<Candidate> border;
-  for (size_t i = 0; i < n; ++i) {
-    if (bin_of[i] == static_cast<int32_t>(bin)) border.push_back({logits[i], weights[i], c.id(i)});
+  const float below = std::nextafter(least, -std::numeric_limits<float>::infinity());
+  size_t n = 0;
+  for (size_t begin = 0; begin < n_all; begin += kBlock) {
+    const std::span<const float> block = c.logits.subspan(begin, std::min(kBlock, n_all - begin));
+    if (!is_any_above(block, below)) continue;
+    // Written in any case and counted if kept: a branch would be mispredicted for every other candidate.
+    for (size_t i = 0; i < block.size(); ++i) {
+      const TokenId id = c.id(begin + i);
+      out.logits[n] = block[i];
+      out.ids[n] = id;
+      n += static_cast<size_t>(block[i] > least) | (static_cast<size_t>(block[i] == least) & static_cast<size_t>(id <= last_id));
+    }
   }
-  std::sort(border.begin(), border.end(), comes_first);
-  return reach_target(border, before, target);
+  return {std::span(out.logits).first(n), std::span(out.ids).first(n)};
 }
 
-/// Makes kept_logits_ and kept_ids_ the candidates for which keep(logit, id) holds.
-template <class Keep>
-Sampler::Candidates Sampler::filter(const Candidates& c, const Keep& keep) {
-  std::vector<float> logits;
-  std::vector<TokenId> ids;
-  for (size_t i = 0; i < c.logits.size(); ++i) {
-    if (!keep(c.logits[i], c.id(i))) continue;
-    logits.push_back(c.logits[i]);
-    ids.push_back(c.id(i));
-  }
-  kept_logits_ = std::move(logits);
-  kept_ids_ = std::move(ids);
-  return {kept_logits_, kept_ids_};
+/// The last candidate of the shortest prefix, in the candidates' order, that holds `fraction` of the weight
+/// e^(scale * logit). Instead of sorting, candidates are counted in bins; only the bin that the target falls into is sorted.
+Sampler::Candidate Sampler::find_border(const Candidates& c, float scale, double fraction) {
+  const float top = c.logits[argmax(c.logits)];
+  const Bins bins = count_in_bins(c.logits, top, scale);
+  const double target = fraction * bins.total;
+  size_t bin = 0;
+  double before = 0;
+  while (bin + 1 < bins.weights.size() && before + bins.weights[bin] < target) before += bins.weights[bin++];
+  while (bins.weights[bin] == 0) before -= bins.weights[--bin];   // out of reach by rounding: the last that holds anything
+
+  std::vector<Candidate> border;
+  const float below = top - static_cast<float>(bin + 2) / (Bins::kPerNat * scale);   // a bin lower than need be: rounding
+  for_each_above(c.logits, [&] { return below; }, [&](size_t i) {
+    if (bin_of(c.logits[i], top, scale) != static_cast<int32_t>(bin)) return;
+    border.push_back({c.logits[i], exp_not_positive((c.logits[i] - top) * scale), c.id(i)});
+  });
+  std::sort(border.begin(), border.end(), comes_first);
+  return reach_target(border, before, target);
 }
 
 bool SamplerOptions::is_greedy() const {
@@ -219,32 +264,33 @@ std::span<const float> Sampler::penalise(std::span<const float> logits) {
 }
 
 TokenId Sampler::sample(std::span<const float> logits) {
-  check_logits(logits);
   logits = penalise(logits);
+  check_logits(logits);
   const SamplerOptions& o = options_;
   if (o.temperature <= 0.0f || o.top_k == 1) return static_cast<TokenId>(argmax(logits));
 
   Candidates c{logits, {}};
   if (o.top_k > 0 && static_cast<size_t>(o.top_k) < logits.size()) {
-    kept_logits_.clear();
-    kept_ids_.clear();
+    Kept& first = kept_[0];
+    first.logits.clear();
+    first.ids.clear();
     for (const Candidate& kept : select_top_k(logits, static_cast<size_t>(o.top_k))) {
-      kept_logits_.push_back(kept.logit);
-      kept_ids_.push_back(kept.id);
+      first.logits.push_back(kept.logit);
+      first.ids.push_back(kept.id);
     }
-    c = {kept_logits_, kept_ids_};
+    c = {first.logits, first.ids};
   }
   if (o.top_p < 1.0f) {
-    const Candidate last = find_border(c, 1.0f, static_cast<double>(o.top_p));
-    c = filter(c, [&](float logit, TokenId id) { return logit > last.logit || (logit == last.logit && id <= last.id); });
+    const Candidate last = find_border(c, 1.0f, std::max(static_cast<double>(o.top_p), 0.0));
+    c = filter(c, last.logit, last.id, kept_[1]);
   }
   if (o.min_p > 0.0f) {
-    const float least = c.logits[argmax(c.logits)] + std::log(o.min_p);
-    c = filter(c, [&](float logit, TokenId) { return logit >= least; });
+    Kept& free = kept_[c.logits.data() == kept_[0].logits.data() ? 1 : 0];
+    c = filter(c, c.logits[argmax(c.logits)] + std::log(o.min_p), kLastId, free);
   }
   if (c.logits.size() == 1) return c.id(0);   // the generator is not used
   const double u = std::ldexp(static_cast<double>((uint64_t{rng_() >> 5} << 26) | (rng_() >> 6)), -53);   // [0, 1)
-  return find_border(c, 1.0f / o.temperature, u).id;
+  return find_border(c, std::min(1.0f / o.temperature, kSharpest), u).id;
 }
 
 }  // namespace sj

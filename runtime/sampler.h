@@ -1,6 +1,7 @@
 // Chooses the next token from one row of logits. In: logits, history. Out: a token id. Called by the session.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <random>
 #include <span>
@@ -42,19 +43,21 @@ class Sampler {
 
  private:
   struct Candidates;
+  struct Kept {
+    std::vector<float> logits;
+    std::vector<TokenId> ids;
+  };
   std::span<const float> penalise(std::span<const float> logits);
-  Candidate find_border(const Candidates& candidates, float scale, double fraction);
-  template <class Keep>
-  Candidates filter(const Candidates& candidates, const Keep& keep);
+  static Candidate find_border(const Candidates& candidates, float scale, double fraction);
+  static Candidates filter(const Candidates& candidates, float least, TokenId last_id, Kept& out);
 
   SamplerOptions options_;
   std::mt19937 rng_;
   std::vector<TokenId> history_;                  ///< the window; a ring once it is full
   size_t oldest_ = 0;                             ///< in history_
   std::unordered_map<TokenId, uint32_t> counts_;  ///< of the tokens in the window
-  std::vector<float> penalised_, weights_, kept_logits_;   ///< buffers of sample()
-  std::vector<int32_t> bin_of_;
-  std::vector<TokenId> kept_ids_;
+  std::vector<float> penalised_;                  ///< buffers of sample(), from here on
+  std::array<Kept, 2> kept_;                      ///< a filter reads one and fills the other
 };
 
 }  // namespace sj

@@ -182,6 +182,14 @@ TEST(Sampler, GreedyTakesTheLowestIdOfEqualLogits) {
   }
 }
 
+TEST(Sampler, TinyTemperatureIsGreedyAndHasNoInfinityInside) {
+  SamplerOptions o = plain();
+  for (const float temperature : {1e-10f, 1e-30f, 1e-38f, 1e-44f}) {   // 1 / 1e-44 is infinite
+    o.temperature = temperature;
+    EXPECT_EQ(Sampler(o).sample(std::vector<float>{-1, 3, 2, 3.5f, -kInfinity}), 3) << temperature;
+  }
+}
+
 TEST(Sampler, GreedyOnlyWithoutPenalties) {
   SamplerOptions o = plain();
   EXPECT_FALSE(o.is_greedy());
@@ -293,6 +301,19 @@ TEST(Sampler, RefusesLogitsThatAreNoNumbers) {
   EXPECT_EQ(message({0, kInfinity, 1}), "logit 1 is inf: expected a finite number or -inf");
   EXPECT_EQ(message({-kInfinity, -kInfinity}), "all 2 logits are -inf");
   EXPECT_EQ(message({}), "no logits to sample from");
+}
+
+TEST(Sampler, RefusesLogitsThatAPenaltyMakesInfinite) {
+  SamplerOptions o = plain();
+  o.repeat_penalty = 1e-3f;
+  Sampler sampler(o);
+  sampler.accept(1);
+  try {
+    sampler.sample(std::vector<float>{0, 3e38f, 1});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.message(), "logit 1 is inf: expected a finite number or -inf");
+  }
 }
 
 TEST(Sampler, RefusesNaNInGreedyModeToo) {
