@@ -208,7 +208,8 @@ Sampler::Candidate Sampler::find_border(const Candidates& c, float scale, double
   while (bins.weights[bin] == 0) before -= bins.weights[--bin];   // out of reach by rounding: the last that holds anything
 
   std::vector<Candidate> border;
-  const float below = top - static_cast<float>(bin + 2) / (Bins::kPerNat * scale);   // a bin lower than need be: rounding
+  // Lower than need be, for rounding: by a bin and, where a bin is narrower than a float's step, by that step.
+  const float below = std::nextafter(top - static_cast<float>(bin + 2) / (Bins::kPerNat * scale), -std::numeric_limits<float>::infinity());
   for_each_above(c.logits, [&] { return below; }, [&](size_t i) {
     if (bin_of(c.logits[i], top, scale) != static_cast<int32_t>(bin)) return;
     border.push_back({c.logits[i], exp_not_positive((c.logits[i] - top) * scale), c.id(i)});
