@@ -35,6 +35,7 @@ class SourceSet {
   /// (with or without that prefix), then in device/, then in args/; a name found nowhere is left to NVRTC to complain about.
   /// Throws kCompile when `entry_path` does not exist, naming those that do.
   SourceClosure require_closure(const std::string& entry_path) const;
+  const Files& files() const { return files_; }
   /// Sorted paths of all texts that end in ".cu".
   std::vector<std::string> entry_paths() const;
   /// "embedded" or the folder.

@@ -17,6 +17,7 @@
 #include "runtime/options.h"
 #include "runtime/planner.h"
 #include "runtime/profile.h"
+#include "runtime/trace.h"
 #include "runtime/weights.h"
 
 namespace sj {
@@ -61,8 +62,9 @@ class CudaSession : public Session {
   CudaSession(const SessionOptions& options, OpenedModel opened, const Driver& drv, int ordinal, std::vector<Lowered> steps)
       : opened_(std::move(opened)), max_ctx_tokens_(context_tokens(opened_.model, options.max_ctx_tokens)),
         is_kv_f32_(options.activations == ActivationMode::kF32),
-        context_(drv, ordinal), device_(device_info(drv, ordinal)), executor_(drv, options.sync_launches) {
-    load(options, steps);
+        context_(drv, ordinal), device_(device_info(drv, ordinal)), executor_(drv, options.sync_launches), options_(options),
+        steps_(std::move(steps)) {
+    load(options, steps_);
     opened_.timings.ready_us = elapsed_us(opened_.start);
   }
   ~CudaSession() override {
@@ -105,6 +107,7 @@ class CudaSession : public Session {
   void load(const SessionOptions& options, const std::vector<Lowered>& steps);
   void build_kernels(const SessionOptions& options, const std::vector<Lowered>& steps, KernelTable& table);
   std::unique_ptr<WeightSource> weight_source() const;
+  std::optional<std::vector<LaunchSlice>> trace_decode(const std::function<void()>& prepare);
   MemoryNeeds memory_needs(const std::vector<Lowered>& steps, const WeightPlan& weights, const StatePlan& states,
                            std::span<const ArenaPlan> arenas) const;
 
@@ -132,6 +135,8 @@ class CudaSession : public Session {
   std::vector<LoadedKernel> kernels_;
   Executor executor_;
   std::vector<Plan> plans_;
+  SessionOptions options_;
+  std::vector<Lowered> steps_;          ///< of plans_, for the profiler
 
   uint32_t n_past_ = 0;
   uint32_t step_idx_ = 0;               ///< sampling steps enqueued so far; the device counts alike
@@ -352,15 +357,32 @@ GenerateStats CudaSession::generate(std::span<const TokenId> prompt, const Gener
   return stats;
 }
 
+std::optional<std::vector<LaunchSlice>> CudaSession::trace_decode(const std::function<void()>& prepare) {
+  std::string why;
+  if (const Nvrtc* nvrtc = find_nvrtc(options_.libnvrtc_path, &why)) {
+    const SourceSet own = options_.kernel_dir.empty() ? SourceSet::embedded() : SourceSet::from_folder(options_.kernel_dir);
+    const size_t step = static_cast<size_t>(&decode() - plans_.data());
+    const TraceRequest request{.step = steps_[step], .plan = plans_[step], .sources = own, .target = device_.target(),
+                               .n_threads = options_.n_threads, .prepare = prepare};
+    if (auto slices = trace_plan(context_.driver(), executor_, *nvrtc, request, why)) return slices;
+  }
+  log_info("profile", "launches are timed by themselves only: {}", why);
+  return std::nullopt;
+}
+
 std::vector<OpTiming> CudaSession::profile_decode(uint32_t n_repeats) {
   if (n_past_ >= max_ctx_tokens_)
     throw Error(ErrorKind::kUsage, fmt::format("profile: the context of {} tokens is full", max_ctx_tokens_));
   context_.make_current();
   // The position is written before every step, so the cache's tokens stay; the place of the next one is scribbled on.
-  return profile_plan(context_.driver(), executor_, decode(), n_repeats, n_past_ + 1, [&] {
+  const auto prepare = [&] {
     write_inputs(1, 0, {});
     ++step_idx_;   // its slot of the token ring is taken
-  });
+  };
+  std::vector<OpTiming> timings = profile_plan(context_.driver(), executor_, decode(), n_repeats, n_past_ + 1, prepare);
+  if (const std::optional<std::vector<LaunchSlice>> slices = trace_decode(prepare))
+    for (size_t i = 0; i < timings.size(); ++i) timings[i].in_step = (*slices)[i];
+  return timings;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -61,12 +62,20 @@ struct GenerateStats {
   double prompt_us = 0, decode_us = 0;
 };
 
-/// One launch (CUDA) or op (CPU) of a decode step, timed by itself; a row of `bench --per-op`.
+/// What one launch takes of a step that runs as it always does, overlapped. All gaps and times add up to the step's time.
+struct LaunchSlice {
+  double gap_us = 0;     ///< from the end of the launch before until this one has its inputs: nobody computes
+  double us = 0;         ///< from there to its end
+  double early_us = 0;   ///< how long its first block was there before that, fetching what doesn't depend on others
+};
+
+/// One launch (CUDA) or op (CPU) of a decode step; a row of `bench --per-op`.
 struct OpTiming {
   std::string label;        ///< kernel label or op name
   int32_t layer = -1;       ///< -1: outside the layers
-  double median_us = 0;
+  double median_us = 0;     ///< run by itself, with nothing before or behind it
   Cost cost;                ///< what it moves and computes at the present context
+  std::optional<LaunchSlice> in_step = std::nullopt;   ///< none where the step could not be traced
 };
 
 /// One sequence. Not thread-safe.
@@ -104,8 +113,9 @@ class Session {
   virtual uint32_t launches_per_token() const { return 0; }
   /// Peak memory bandwidth of the device in GB/s (1e9 bytes); 0 when unknown.
   virtual double peak_gb_per_s() const { return 0; }
-  /// Times each launch of a decode step at the present context, median of `n_repeats`; the tokens in the cache stay as
-  /// they are. Empty when the backend can't.
+  /// Times each launch of a decode step at the present context, by itself (median of `n_repeats`) and inside the step; the tokens
+  /// in the cache stay as they are. Inside the step needs the compiler: kernels with stamps of the clock are compiled for it; a
+  /// note says why when that can't be. Empty when the backend can't.
   virtual std::vector<OpTiming> profile_decode([[maybe_unused]] uint32_t n_repeats) { return {}; }
 };
 

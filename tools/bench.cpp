@@ -118,11 +118,15 @@ BenchRow measure_decode(Session& session, const BenchOptions& options, uint32_t 
   return row;
 }
 
-std::string op_table(Session& session, const BenchOptions& options, const BenchSetting& setting, const BenchRow& row) {
-  fill(session, made_up_tokens(std::max(row.depth_tokens, 1u), session.model().n_vocab), options.fill);
-  const std::vector<OpTiming> ops = session.profile_decode(std::max(options.n_repeats, 5u));
-  if (ops.empty()) return fmt::format("\n{}: this backend can't time single launches\n", row.name());
-  return fmt::format("\n{}\n\n{}", row.name(), format_op_table(setting, ops, 1e6 / median(row.tokens_per_s), options.per_launch));
+void measure_ops(Session& session, const BenchOptions& options, BenchRow& row) {
+  // At the middle of the measured steps, so that its times are those of their mean.
+  fill(session, made_up_tokens(std::max(row.depth_tokens, 1u) + options.n_decode / 2, session.model().n_vocab), options.fill);
+  row.ops = session.profile_decode(std::max(options.n_repeats, 5u));
+}
+
+std::string op_table(const BenchOptions& options, const BenchSetting& setting, const BenchRow& row) {
+  if (row.ops.empty()) return fmt::format("\n{}: this backend can't time single launches\n", row.name());
+  return fmt::format("\n{}\n\n{}", row.name(), format_op_table(setting, row.ops, 1e6 / median(row.tokens_per_s), options.per_launch));
 }
 
 /// The session, and how its model is called and how many bytes its file has or would have; 0: unknown.
@@ -167,10 +171,17 @@ int run_bench(BenchOptions options) {
   for (const uint32_t n_tokens : options.prefill_tokens) rows.push_back(measure_prefill(*session, options, n_tokens));
   if (options.n_decode > 0)
     for (const uint32_t depth : options.depths) rows.push_back(measure_decode(*session, options, depth));
+  const bool has_ops = options.per_op || options.per_launch;
+  if (has_ops && options.format == "json")
+    for (BenchRow& row : rows)
+      if (!row.is_prefill) measure_ops(*session, options, row);
   write_stdout(format_rows(setting, rows, options.format));
-  if (options.per_op || options.per_launch)
-    for (const BenchRow& row : rows)
-      if (!row.is_prefill) write_stdout(op_table(*session, options, setting, row));
+  if (has_ops && options.format != "json")   // the rows are there before the tables' measurements begin
+    for (BenchRow& row : rows)
+      if (!row.is_prefill) {
+        measure_ops(*session, options, row);
+        write_stdout(op_table(options, setting, row));
+      }
   return 0;
 }
 

@@ -93,20 +93,73 @@ struct OpRow {
   std::string label;
   int32_t layer = -1;
   uint32_t count = 0;
-  double us = 0, bytes = 0;
+  double alone_us = 0, bytes = 0;
+  LaunchSlice in_step;
 };
+
+bool are_traced(std::span<const OpTiming> ops) {
+  return !ops.empty() && std::all_of(ops.begin(), ops.end(), [](const OpTiming& op) { return op.in_step.has_value(); });
+}
+
+/// The time that counts: inside the step where that is known.
+double time_of(const OpRow& row, bool is_traced) { return is_traced ? row.in_step.us : row.alone_us; }
 
 std::vector<OpRow> group_ops(std::span<const OpTiming> ops, bool is_detailed) {
   std::vector<OpRow> rows;
   for (const OpTiming& op : ops) {
     const auto same = std::find_if(rows.begin(), rows.end(), [&](const OpRow& row) { return row.label == op.label; });
     OpRow& row = !is_detailed && same != rows.end() ? *same : rows.emplace_back(OpRow{op.label, op.layer});
+    const LaunchSlice slice = op.in_step.value_or(LaunchSlice{});
     row.count += 1;
-    row.us += op.median_us;
+    row.alone_us += op.median_us;
     row.bytes += op.cost.bytes;
+    row.in_step.us += slice.us;
+    row.in_step.gap_us += slice.gap_us;
+    row.in_step.early_us += slice.early_us;
   }
-  if (!is_detailed) std::stable_sort(rows.begin(), rows.end(), [](const OpRow& a, const OpRow& b) { return a.us > b.us; });
+  if (is_detailed) return rows;
+  const bool is_traced = are_traced(ops);
+  std::stable_sort(rows.begin(), rows.end(), [=](const OpRow& a, const OpRow& b) { return time_of(a, is_traced) > time_of(b, is_traced); });
   return rows;
+}
+
+struct OpSums {
+  double us = 0, gap_us = 0, alone_us = 0, bytes = 0;
+  double traced_us() const { return us + gap_us; }
+};
+
+OpSums sum_ops(std::span<const OpRow> rows) {
+  OpSums sums;
+  for (const OpRow& row : rows) {
+    sums.us += row.in_step.us;
+    sums.gap_us += row.in_step.gap_us;
+    sums.alone_us += row.alone_us;
+    sums.bytes += row.bytes;
+  }
+  return sums;
+}
+
+double percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
+
+nlohmann::ordered_json json_ops(const BenchSetting& setting, const BenchRow& row, double step_us) {
+  const bool is_traced = are_traced(row.ops);
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  const std::vector<OpRow> rows = group_ops(row.ops, false);
+  for (const OpRow& op : rows) {
+    const double us = time_of(op, is_traced), gb_per_s = us > 0 ? op.bytes / (us * 1e3) : 0;
+    list.push_back({{"launch", op.label}, {"count", op.count}, {"us_alone", op.alone_us}});
+    if (is_traced) list.back().update({{"us_in_step", op.in_step.us}, {"gap_us", op.in_step.gap_us}, {"early_us", op.in_step.early_us}});
+    list.back().update({{"bytes", op.bytes}, {"gb_per_s", gb_per_s}, {"percent_of_peak", percent(gb_per_s, setting.peak_gb_per_s)},
+                        {"percent_of_step", percent(us, step_us)}});
+  }
+  nlohmann::ordered_json report = {{"step_us", step_us}, {"launches", row.ops.size()}, {"bytes", sum_ops(rows).bytes}};
+  if (is_traced) {
+    const OpSums sums = sum_ops(rows);
+    report.update({{"traced_step_us", sums.traced_us()}, {"gaps_us", sums.gap_us}, {"between_steps_us", step_us - sums.traced_us()},
+                   {"idle_percent", percent(sums.gap_us + std::max(step_us - sums.traced_us(), 0.0), step_us)}});
+  }
+  report["ops"] = std::move(list);
+  return report;
 }
 
 }  // namespace
@@ -129,30 +182,72 @@ std::string format_rows(const BenchSetting& setting, std::span<const BenchRow> r
   if (format == "csv") return csv(setting, rows);
   if (format != "json") throw Error(ErrorKind::kInternal, fmt::format("bench: no format '{}'", format));
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  for (const BenchRow& row : rows) list.push_back(json_row(setting, row));
+  for (const BenchRow& row : rows) {
+    list.push_back(json_row(setting, row));
+    if (!row.ops.empty()) list.back()["per_op"] = json_ops(setting, row, row.tokens_per_s.empty() ? 0 : 1e6 / median(row.tokens_per_s));
+  }
   return list.dump(2) + "\n";
 }
 
-std::string format_op_table(const BenchSetting& setting, std::span<const OpTiming> ops, double step_us, bool is_detailed) {
-  std::string text = fmt::format("| launch | {} | us | MB | GB/s | % of peak | % of step |\n"
-                                 "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |\n", is_detailed ? "layer" : "count");
-  const auto add = [&](const std::string& label, const std::string& second, double us, double bytes) {
-    const double gb_per_s = us > 0 ? bytes / (us * 1e3) : 0;
-    const double percent = setting.peak_gb_per_s > 0 ? 100 * gb_per_s / setting.peak_gb_per_s : 0;
-    text += fmt::format("| {} | {} | {:.2f} | {} | {} | {} | {} |\n", label, second, us, number_or_dash(bytes / 1e6, 3),
-                        number_or_dash(gb_per_s, 1), number_or_dash(percent, 1),
-                        step_us > 0 ? fmt::format("{:.1f}", 100 * us / step_us) : "-");
-  };
-  double sum_us = 0, sum_bytes = 0;
-  for (const OpRow& row : group_ops(ops, is_detailed)) {
-    const std::string layer = row.layer >= 0 ? fmt::to_string(row.layer) : "-";
-    add(row.label, is_detailed ? layer : fmt::to_string(row.count), row.us, row.bytes);
-    sum_us += row.us;
-    sum_bytes += row.bytes;
+namespace {
+
+/// One table of launches; the columns that only a traced step has are left out of the others.
+class OpTable {
+ public:
+  OpTable(const BenchSetting& setting, double step_us, bool is_traced, bool is_detailed)
+      : peak_gb_per_s_(setting.peak_gb_per_s), step_us_(step_us), is_traced_(is_traced) {
+    text_ = is_traced ? fmt::format("| launch | {} | us in step | gap before | early | us alone | MB | GB/s | % of peak | % of step |\n"
+                                    "| :--- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n", is_detailed ? "layer" : "count")
+                      : fmt::format("| launch | {} | us | MB | GB/s | % of peak | % of step |\n"
+                                    "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |\n", is_detailed ? "layer" : "count");
   }
-  if (step_us > 0) add("gaps (negative: launches overlap)", "-", step_us - sum_us, 0);
-  add("step", fmt::to_string(ops.size()), step_us > 0 ? step_us : sum_us, sum_bytes);
-  return text;
+
+  /// `traced_columns`: gap, early and alone, as they shall stand there.
+  void add(const std::string& label, const std::string& second, double us, double bytes, const std::string& traced_columns) {
+    const double gb_per_s = us > 0 ? bytes / (us * 1e3) : 0;
+    text_ += fmt::format("| {} | {} | {:.2f} |{} {} | {} | {} | {} |\n", label, second, us, is_traced_ ? traced_columns : "",
+                         number_or_dash(bytes / 1e6, 3), number_or_dash(gb_per_s, 1), number_or_dash(percent(gb_per_s, peak_gb_per_s_), 1),
+                         step_us_ > 0 ? fmt::format("{:.1f}", percent(us, step_us_)) : "-");
+  }
+  std::string& text() { return text_; }
+
+ private:
+  double peak_gb_per_s_, step_us_;
+  bool is_traced_;
+  std::string text_;
+};
+
+}  // namespace
+
+std::string format_op_table(const BenchSetting& setting, std::span<const OpTiming> ops, double step_us, bool is_detailed) {
+  const bool is_traced = are_traced(ops);
+  const std::vector<OpRow> rows = group_ops(ops, is_detailed);
+  const OpSums sums = sum_ops(rows);
+  OpTable table(setting, step_us, is_traced, is_detailed);
+  for (const OpRow& row : rows) {
+    const std::string layer = row.layer >= 0 ? fmt::to_string(row.layer) : "-";
+    table.add(row.label, is_detailed ? layer : fmt::to_string(row.count), time_of(row, is_traced), row.bytes,
+              fmt::format(" {:.2f} | {:.2f} | {:.2f} |", row.in_step.gap_us, row.in_step.early_us, row.alone_us));
+  }
+  constexpr const char* kNoColumns = " - | - | - |";
+  const std::string step_columns = fmt::format(" - | - | {:.2f} |", sums.alone_us);
+  const std::string n_launches = fmt::to_string(ops.size());
+  if (!is_traced) {
+    if (step_us > 0) table.add("gaps (negative: launches overlap)", "-", step_us - sums.alone_us, 0, kNoColumns);
+    table.add("step", n_launches, step_us > 0 ? step_us : sums.alone_us, sums.bytes, step_columns);
+    return table.text();
+  }
+  const double between_us = step_us > 0 ? step_us - sums.traced_us() : 0;
+  table.add("gaps between launches", "-", sums.gap_us, 0, kNoColumns);
+  if (step_us > 0) table.add("between steps (negative: slower with the clock's stamps)", "-", between_us, 0, kNoColumns);
+  table.add("step", n_launches, step_us > 0 ? step_us : sums.traced_us(), sums.bytes, step_columns);
+  table.text() += fmt::format(
+      "\nidle {:.1f} % of the step: the gaps and what lies between steps\n"
+      "us in step: from a launch's inputs being ready to its last block's end, in the step's own graph. gap: from the end of the\n"
+      "launch before to that. early: how long it was on the card before, fetching weights; it overlaps others and is in no sum, and a\n"
+      "GB/s above the peak means such bytes. us alone: with nothing before or behind it.\n",
+      percent(sums.gap_us + std::max(between_us, 0.0), step_us > 0 ? step_us : sums.traced_us()));
+  return table.text();
 }
 
 }  // namespace sj

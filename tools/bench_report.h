@@ -29,6 +29,7 @@ struct BenchRow {
   std::vector<double> tokens_per_s;   ///< one a repeat
   double bytes_per_token = 0;         ///< device memory moved, from the plan's Cost; 0: unknown
   uint32_t launches_per_token = 0;    ///< 0: not a GPU
+  std::vector<OpTiming> ops = {};     ///< of one decode step, when asked for
   std::string name() const;           ///< "pp512", "tg128 @ d4096"
 };
 
@@ -38,9 +39,10 @@ double median(std::span<const double> samples);
 /// `format` is md, json or csv. The text ends with a newline; a row's rate is the median, its spread min and max.
 std::string format_rows(const BenchSetting& setting, std::span<const BenchRow> rows, std::string_view format);
 
-/// Table of the launches of one step: median us, bytes, GB/s, % of peak, share of the step; equal labels are summed unless
-/// `is_detailed`. `step_us` is the step's time as measured from outside; what it has over the launches' sum is shown as gaps
-/// (less than nothing where launches overlap), so that the last line adds up to the step.
+/// Table of the launches of one step; equal labels are summed unless `is_detailed`. Where the step was traced, a launch's time
+/// and its share are those inside the step, and gaps between launches and between steps have lines of their own; else they are
+/// those of the launch by itself, and what the step has over their sum is shown as gaps (less than nothing where launches
+/// overlap). Either way the lines add up to the step. `step_us` is the step's time as measured from outside; 0: unknown.
 std::string format_op_table(const BenchSetting& setting, std::span<const OpTiming> ops, double step_us, bool is_detailed);
 
 }  // namespace sj

@@ -57,6 +57,47 @@ TEST(FormatOpTable, AddsUpToTheStep) {
             "| step | 3 | 40.00 | 10.001 | 250.0 | 25.0 | 100.0 |\n");
 }
 
+// 30 us of gemv, 1 of norm, 0.5 + 1.5 of gaps: 33 of the 40 us lie in the traced step, the rest between steps.
+std::vector<OpTiming> traced_ops() {
+  return {{"gemv", 0, 12, {.bytes = 5e6}, LaunchSlice{0, 10, 0.25}},
+          {"norm", 0, 3, {.bytes = 1e3}, LaunchSlice{0.5, 1, 2}},
+          {"gemv", 1, 22, {.bytes = 5e6}, LaunchSlice{1.5, 20, 0.5}}};
+}
+
+TEST(FormatOpTable, TracedStepHasGapsOfItsOwnAndAddsUp) {
+  const std::string text = format_op_table(card(), traced_ops(), 40, false);
+  EXPECT_TRUE(text.starts_with(
+      "| launch | count | us in step | gap before | early | us alone | MB | GB/s | % of peak | % of step |\n"
+      "| :--- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+      "| gemv | 2 | 30.00 | 1.50 | 0.75 | 34.00 | 10.000 | 333.3 | 33.3 | 75.0 |\n"
+      "| norm | 1 | 1.00 | 0.50 | 2.00 | 3.00 | 0.001 | 1.0 | 0.1 | 2.5 |\n"
+      "| gaps between launches | - | 2.00 | - | - | - | - | - | - | 5.0 |\n"
+      "| between steps (negative: slower with the clock's stamps) | - | 7.00 | - | - | - | - | - | - | 17.5 |\n"
+      "| step | 3 | 40.00 | - | - | 37.00 | 10.001 | 250.0 | 25.0 | 100.0 |\n"
+      "\nidle 22.5 % of the step")) << text;
+}
+
+TEST(FormatOpTable, OneUntracedLaunchMakesTheStepUntraced) {
+  std::vector<OpTiming> ops = traced_ops();
+  ops[1].in_step.reset();
+  EXPECT_TRUE(format_op_table(card(), ops, 40, false).starts_with("| launch | count | us | MB |"));
+}
+
+TEST(FormatRows, JsonHoldsTheLaunches) {
+  std::vector<BenchRow> rows = {{.n_tokens = 8, .tokens_per_s = {25000}, .ops = traced_ops()}};
+  const auto report = nlohmann::json::parse(format_rows(card(), rows, "json"))[0]["per_op"];
+  EXPECT_EQ(report["step_us"], 40);
+  EXPECT_EQ(report["traced_step_us"], 33);
+  EXPECT_EQ(report["gaps_us"], 2);
+  EXPECT_EQ(report["idle_percent"], 22.5);
+  ASSERT_EQ(report["ops"].size(), 2u);
+  EXPECT_EQ(report["ops"][0]["launch"], "gemv");
+  EXPECT_EQ(report["ops"][0]["us_in_step"], 30);
+  EXPECT_EQ(report["ops"][0]["percent_of_step"], 75);
+  rows[0].ops.clear();
+  EXPECT_FALSE(nlohmann::json::parse(format_rows(card(), rows, "json"))[0].contains("per_op"));
+}
+
 TEST(FormatOpTable, KeepsLaunchesApartWhenDetailed) {
   const std::vector<OpTiming> ops = {{"gemv", 0, 10, {}}, {"gemv", 1, 20, {}}};
   const std::string text = format_op_table(card(), ops, 0, true);
