@@ -34,6 +34,10 @@ LoadedKernel::LoadedKernel(const Driver& drv, const Cubin& cubin, uint32_t dynam
                                 resources_.static_smem_bytes, dynamic_smem_bytes));
       drv.check(result, "cuFuncSetAttribute(MAX_DYNAMIC_SHARED_SIZE_BYTES)", context);
     }
+    // An SM changes its split between L1 and shared memory only when it is empty: kernels that ask for different splits can't
+    // run side by side on it, and a graph's next kernel could not start early.
+    drv.check(drv.cuFuncSetAttribute(function_, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, CU_SHAREDMEM_CARVEOUT_MAX_SHARED),
+              "cuFuncSetAttribute(PREFERRED_SHARED_MEMORY_CARVEOUT)", context);
     size_t offset = 0, size = 0;
     drv.check(drv.cuFuncGetParamInfo(function_, 0, &offset, &size), "cuFuncGetParamInfo", context);
     args_bytes_ = static_cast<uint32_t>(offset + size);

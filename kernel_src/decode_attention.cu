@@ -286,7 +286,6 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
     sj_decode_attention(const DecodeAttentionArgs args) {
   extern __shared__ __align__(128) Slot slots[];   // [kWarps][kSlots]
   __shared__ __align__(16) Shared shared;
-  pdl_trigger();
   if constexpr (kCluster > 1) cluster_arrive();
   const uint32_t kv = blockIdx.y / kHeadGroups, first_head = kv * kHeadsPerKv + blockIdx.y % kHeadGroups * kGroupHeads;
   Pages pages;
@@ -316,7 +315,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
   for (uint32_t i = threadIdx.x; kGroupHeads < 8 && i < 16 * kHeadDim / 2; i += kThreads)
     reinterpret_cast<uint32_t*>(shared.q)[i] = 0;
   if (kGroupHeads < 8) __syncthreads();  // absent heads are zero before the others are written
-  pdl_wait();
+  pdl_wait_then_trigger();
   // Everything is asked for before the first value is used.
   constexpr uint32_t kWarpHeads = ceil_div(kGroupHeads, kWarps);
   HeadVec new_k, new_v, q[kWarpHeads];

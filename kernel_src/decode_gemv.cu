@@ -60,7 +60,7 @@ __device__ __forceinline__ void run(const DecodeGemvArgs& args, uint8_t* weights
     mbarrier_wait(&shared.arrived, 0);
     shared.tile.template unpack<kType, kRowBytes>(weights, early);
   }
-  pdl_wait();
+  pdl_wait_then_trigger();
   SharedLoad<In::Vec, kThreads> x;
   x.fetch(args.x);
   const float residual = finishes ? load_float(args.residual + first_row + threadIdx.x) : 0.0f;
@@ -91,7 +91,6 @@ __device__ __forceinline__ void dispatch(const DecodeGemvArgs& args, uint8_t* we
 extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_gemv(const DecodeGemvArgs args) {
   extern __shared__ __align__(128) uint8_t weights[];
   __shared__ Shared shared;
-  pdl_trigger();
   dispatch<0>(args, weights, shared);
 }
 

@@ -35,7 +35,6 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_glu(const Decod
   extern __shared__ __align__(128) uint8_t weights[];
   __shared__ Shared shared;
   const uint32_t slot = blockIdx.x / kUnits, first = blockIdx.x % kUnits * kHRows;
-  if (!kIsMoe) pdl_trigger();
   if (threadIdx.x < kArrivals) {
     mbarrier_init(&shared.arrived[threadIdx.x], 1);
     fence_mbarrier_init();
@@ -47,9 +46,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_glu(const Decod
       request(args, first, weights, shared);
     }
   }
-  pdl_wait();
-  // The next stage reads the router's logits before its own wait: they are complete from here on.
-  if (kIsMoe) pdl_trigger();
+  pdl_wait_then_trigger();   // the next stage reads the router's logits before its own wait: they are complete
   SharedLoad<NormedVec<kCols>, kThreads> x;
   x.fetch(args.x);
   if constexpr (kIsMoe) {

@@ -24,7 +24,6 @@ struct Shared {
 extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_moe_down(const DecodeMoeDownArgs args) {
   extern __shared__ __align__(128) uint8_t weights[];
   __shared__ Shared shared;
-  pdl_trigger();
   const uint32_t first_row = blockIdx.x * kTileRows, rank = warp_idx() / kParts, part = warp_idx() % kParts;
   constexpr uint32_t kTileBytes = kTileRows * kRowBytes;
   TopExperts<kExperts, kUsed> experts;
@@ -56,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_moe_down(const 
       compute_here(early[s * kPasses + p]);
     }
   }
-  pdl_wait();
+  pdl_wait_then_trigger();
   SharedLoad<QuantVec<kUsed * kFf>, kThreads> h;
   h.fetch(args.h);
   const float residual = finishes ? load_float(args.residual + first_row + threadIdx.x) : 0.0f;

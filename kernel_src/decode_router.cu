@@ -17,7 +17,6 @@ __device__ __forceinline__ float dot4(const float4& a, const float4& b) { return
 
 extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_router(const DecodeRouterArgs args) {
   __shared__ float partial[kWarps][kBlockRows + 1];
-  pdl_trigger();
   const uint32_t first_row = blockIdx.x * kBlockRows;
   float4 w[kBlockRows][kEach];
 #pragma unroll
@@ -31,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_router(const De
       w[r][i] = make_float4(v.x * norm.x, v.y * norm.y, v.z * norm.z, v.w * norm.w);
     }
   }
-  pdl_wait();
+  pdl_wait_then_trigger();
   float sums[kBlockRows + 1] = {};
 #pragma unroll
   for (uint32_t i = 0; i < kEach; ++i) {

@@ -189,27 +189,23 @@ struct AttentionSplit {
 
 AttentionSplit split_attention(uint32_t n_slices, uint32_t head_dim, uint32_t slot_bytes, uint32_t dim_parts, uint32_t head_groups,
                                const DeviceInfo& device) {
-  // A warp a query head at least, so that they are prepared at once; blocks beyond 12 warps or these bytes leave no room for
-  // those of the kernels before and behind, which costs more than the slices in flight gain.
-  constexpr uint32_t kMinWarps = 8, kMaxWarps = 12, kStreamWarps = 6, kBlockBytes = 96 * 1024, kStreamBytes = 48 * 1024;
+  // A warp a query head at least, so that they are prepared at once; more than 12 warps or these bytes leave no room for the
+  // blocks of the stages around.
+  constexpr uint32_t kMinWarps = 8, kMaxWarps = 12, kBlockBytes = 96 * 1024;
   // Splits meet in clusters through shared memory. Clusters are known to work on 9.0; where they are not, through memory,
   // which costs more than a second slice for each warp.
   const uint32_t max_cluster = device.compute_major == 9 ? 4 : 1;
   const uint32_t static_bytes = 32 * head_dim + (max_cluster > 1 ? 32 * head_dim : 0) + 3 * 1024;   // q, shares, barriers
   const uint32_t room = device.smem_per_block_bytes - static_bytes;
-  const auto warps_within = [&](uint32_t n_bytes, uint32_t n_warps) {
-    return std::min(std::min(n_bytes, room) / slot_bytes, n_warps) / dim_parts * dim_parts;
-  };
-  const uint32_t max_warps = warps_within(kBlockBytes, kMaxWarps);
+  const uint32_t n_bytes = std::min(kBlockBytes, room), max_warps = std::min(n_bytes / slot_bytes, kMaxWarps) / dim_parts * dim_parts;
   require_rule(max_warps != 0, "decode_attention: {} slices of {} bytes don't fit a block's shared memory", dim_parts, slot_bytes);
   const uint32_t cluster = std::min(max_cluster, std::bit_ceil(ceil_div(n_slices, 4)));
   if (n_slices * dim_parts <= 2 * max_warps * cluster)
     return {std::min(std::max(kMinWarps, ceil_div(n_slices, cluster) * dim_parts), max_warps), 1, cluster, 1};
-  // One and a half blocks an SM: with two, they would keep each other from starting early.
-  const uint32_t n_warps = std::max(dim_parts, warps_within(kStreamBytes, kStreamWarps));
-  const uint32_t max_groups = std::max(1u, 3 * device.n_sms / (2 * cluster * head_groups));
-  return {n_warps, std::max(1u, std::min(kStreamBytes, room) / (n_warps * slot_bytes)), cluster,
-          std::min(ceil_div(n_slices * dim_parts, cluster * n_warps), max_groups)};
+  // Three blocks for four SMs read as fast as more of them, and there is less to join.
+  const uint32_t max_groups = std::max(1u, 3 * device.n_sms / (4 * cluster * head_groups));
+  return {max_warps, n_bytes / (max_warps * slot_bytes), cluster,
+          std::min(ceil_div(n_slices * dim_parts, cluster * max_warps), max_groups)};
 }
 
 }  // namespace

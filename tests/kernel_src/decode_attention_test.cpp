@@ -21,10 +21,10 @@ TEST(DecodeAttentionSpec, SplitsSlicesOverBlocksOfEveryHeadGroup) {
   p.n_head = 32, p.max_tokens = 100000;
   const KernelSpec large = decode_attention_spec(p, device);
   EXPECT_EQ(large.launch.grid.y, 4u) << "16 query heads of a KV head are two groups of 8";
-  EXPECT_EQ(baked_int(large, "kGroups"), 63) << "one and a half blocks for each of 170 SMs, 4 head groups";
-  EXPECT_EQ(baked_int(large, "kWarps"), 6);
-  EXPECT_EQ(baked_int(large, "kSlots"), 2) << "48 KB of slices of 4 KB";
-  EXPECT_EQ(decode_attention_partial_bytes(large), 4u * 63 * 8 * (64 + 4) * 4);
+  EXPECT_EQ(baked_int(large, "kGroups"), 31) << "three blocks for four of 170 SMs, 4 head groups";
+  EXPECT_EQ(baked_int(large, "kWarps"), 12);
+  EXPECT_EQ(baked_int(large, "kSlots"), 1) << "slices of 4 KB";
+  EXPECT_EQ(decode_attention_partial_bytes(large), 4u * 31 * 8 * (64 + 4) * 4);
   EXPECT_EQ(decode_attention_counter_bytes(large), 4u * 8 * 4);
 }
 
