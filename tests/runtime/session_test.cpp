@@ -153,6 +153,26 @@ TEST_P(SessionTest, WeightsMadeOnTheSpotAreThoseOfTheFile) {
   EXPECT_EQ(made->feed(ids, false), read->feed(ids, false));
 }
 
+// The software GPU has no clock that its kernels could read, so no launch is timed inside the step there; but the step has run with
+// the kernels meant for it.
+TEST_P(SessionTest, ProfilingLeavesTheContextAsItIs) {
+  const std::unique_ptr<Session> session = open_session(options());
+  const std::vector<TokenId> ids = tokens(9);
+  session->feed(std::span(ids).first(8), false);
+  const std::vector<OpTiming> timings = session->profile_decode(1);
+  EXPECT_EQ(timings.size(), session->launches_per_token());
+  for (const OpTiming& timing : timings) {
+    EXPECT_FALSE(timing.in_step) << timing.label;
+    EXPECT_GE(timing.median_us, 0);
+    EXPECT_GT(timing.cost.bytes, 0) << timing.label;
+  }
+  EXPECT_EQ(session->n_past(), 8u);
+  const std::vector<float> after = session->feed(std::span(ids).subspan(8), false);
+  session->reset();
+  session->feed(std::span(ids).first(8), false);
+  EXPECT_EQ(after, session->feed(std::span(ids).subspan(8), false));
+}
+
 TEST_P(SessionTest, EverySplitGivesTheSameLogits) {
   const std::vector<TokenId> ids = tokens(40);
   SessionOptions all = options();
