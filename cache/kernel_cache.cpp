@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <numeric>
 #include <utility>
 
@@ -235,7 +236,8 @@ BuiltKernels KernelCache::build_kernels(std::span<const KernelRequest> requests,
 BuiltKernels KernelCache::collect(std::span<const Job> jobs, std::span<const size_t> job_of_request) const {
   BuiltKernels built;
   built.stats.n_kernels = static_cast<uint32_t>(jobs.size());
-  std::vector<std::string> missing, of_family;
+  std::vector<std::string> missing;
+  std::map<std::string, uint32_t> of_family;
   for (const Job& job : jobs) {
     if (!job.missing.empty()) {
       missing.push_back(job.missing);
@@ -247,7 +249,8 @@ BuiltKernels KernelCache::collect(std::span<const Job> jobs, std::span<const siz
       case Origin::kDisk: ++built.stats.n_from_disk; break;
       case Origin::kFamily:
         ++built.stats.n_from_family;
-        of_family.push_back(fmt::format("{} for {} instead of {}", job.found.cubin->label, job.found.cubin->target, job.request->target));
+        ++of_family[fmt::format("cubins for {} serve for {}", job.found.cubin->target, job.request->target)];
+        log_debug("bundle", "{}@{} serves for {}", job.found.cubin->label, job.found.cubin->target, job.request->target);
         break;
       case Origin::kCompiled:
         ++built.stats.n_compiled;
@@ -255,8 +258,8 @@ BuiltKernels KernelCache::collect(std::span<const Job> jobs, std::span<const siz
         break;
     }
   }
-  if (!of_family.empty())
-    log_info("bundle", "{} kernels serve that were compiled for another card of this one's family: {}", of_family.size(), fmt::join(of_family, "; "));
+  for (const auto& [what, n] : of_family)
+    log_info("bundle", "{} {}: of the same family, and exact ones are neither here nor compiled", n, what);
   if (!missing.empty())
     throw Error(ErrorKind::kCompile, fmt::format("{} of {} kernels are neither bundled nor cached, and compiling is switched off: {}{}",
                                                  missing.size(), jobs.size(), fmt::join(missing, ", "), bundles_text()));

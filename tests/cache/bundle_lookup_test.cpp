@@ -96,7 +96,7 @@ TEST_F(BundleLookup, CubinOfTheFamilyServesAndIsLogged) {
   EXPECT_EQ(built.stats.n_from_bundle, 1u);
   EXPECT_EQ(built.cubins[0]->target, "sm_120f");
   EXPECT_EQ(built.cubins[1]->target, "sm_121f") << "the exact one comes first";
-  EXPECT_EQ(capture.n_with("1 kernels serve that were compiled for another card of this one's family: add[kPerToken=1] for sm_120f instead of sm_121f"), 1u);
+  EXPECT_EQ(capture.n_with("1 cubins for sm_120f serve for sm_121f: of the same family"), 1u);
 }
 
 TEST_F(BundleLookup, CubinThatCanNotRunHereNeverServes) {

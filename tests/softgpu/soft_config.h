@@ -43,6 +43,8 @@ struct Config {
   std::string problem;  ///< why the configuration can't be used; cuInit fails then
 
   uint32_t arch() const { return compute_major * 10 + compute_minor; }
+  /// Whether a cubin for `cubin_arch` runs: code runs on later minor versions of its major one.
+  bool runs(uint32_t cubin_arch) const { return cubin_arch / 10 == compute_major && cubin_arch <= arch(); }
 };
 
 const Config& config();

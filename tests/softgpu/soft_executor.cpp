@@ -65,7 +65,7 @@ bool Module::load_copy(ImageCopy& copy, std::string& why) {
 }
 
 std::shared_ptr<Module> Module::load(std::string_view host_image, uint32_t arch, std::string& why) {
-  if (arch != config().arch()) {
+  if (!config().runs(arch)) {
     why = "the cubin is for sm_" + std::to_string(arch) + ", the device is sm_" + std::to_string(config().arch());
     return nullptr;
   }

@@ -142,7 +142,7 @@ SOFT_API CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_opti
   SOFT_ENTER_CONTEXT(cuLibraryLoadData);
   const auto cubin = code == nullptr ? std::nullopt : read_cubin(code);
   if (!cubin) return CUDA_ERROR_INVALID_IMAGE;
-  if (cubin->arch != config().arch()) return CUDA_ERROR_NO_BINARY_FOR_GPU;
+  if (!config().runs(cubin->arch)) return CUDA_ERROR_NO_BINARY_FOR_GPU;
   std::string why;
   std::shared_ptr<Module> module = Module::load(cubin->host_image, cubin->arch, why);
   if (!module) {
