@@ -10,7 +10,8 @@ install_packages cmake ninja-build g++-aarch64-linux-gnu qemu-user googletest dp
 provide_cuda
 
 # Libraries for the target are unpacked below build/deps with an apt state of its own: the system keeps its architectures.
-if [ ! -e "$prefix/.complete" ]; then
+libraries="libpcre2-dev libutf8proc-dev libsodium-dev libxxhash-dev libfmt-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev"
+if [ "$(cat "$prefix/.complete" 2>/dev/null)" != "$libraries" ]; then
   say "fetching the libraries for arm64"
   rm -rf "$prefix" && mkdir -p "$prefix/debs" "$prefix/apt/lists/partial" "$prefix/apt/cache/archives/partial"
   apt_arm64() {
@@ -18,13 +19,13 @@ if [ ! -e "$prefix/.complete" ]; then
       -o Dir::Cache="$prefix/apt/cache" -o APT::Sandbox::User= -o Debug::NoLocking=1 "$@" >&2
   }
   apt_arm64 update
-  (cd "$prefix/debs" && apt_arm64 download libpcre2-dev libutf8proc-dev libxxhash-dev libfmt-dev libtomlplusplus-dev libcli11-dev \
-    nlohmann-json3-dev libsodium-dev)
+  # shellcheck disable=SC2086
+  (cd "$prefix/debs" && apt_arm64 download $libraries)
   for package in "$prefix"/debs/*.deb; do dpkg-deb -x "$package" "$prefix"; done
   cmake -S /usr/src/googletest -B "$prefix/googletest" -G Ninja -DCMAKE_TOOLCHAIN_FILE="$ROOT/cmake/aarch64-linux-gnu.cmake" \
     -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$prefix/usr" -DBUILD_GMOCK=OFF >&2
   cmake --build "$prefix/googletest" --target install >&2
-  touch "$prefix/.complete"
+  echo "$libraries" > "$prefix/.complete"
 fi
 
 configure release -B "$ROOT/build/aarch64" -DCMAKE_TOOLCHAIN_FILE="$ROOT/cmake/aarch64-linux-gnu.cmake" \

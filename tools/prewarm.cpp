@@ -71,6 +71,7 @@ BundleDevice bundle_device(const DeviceInfo& device) {
 
 /// What to compile, and what the bundle will say about it.
 struct Work {
+  size_t n_models = 0;
   std::vector<KernelRequest> requests;
   BundleManifest manifest;
 };
@@ -92,6 +93,7 @@ Work plan_work(const PrewarmOptions& options, const SessionOptions& session) {
   Work work;
   const std::vector<DeviceInfo> devices = find_devices(options, session);   // a wrong name is told before models are read
   const std::vector<NamedModel> models = open_models(options);
+  work.n_models = models.size();
   for (const DeviceInfo& device : devices) {
     work.manifest.devices.push_back(bundle_device(device));
     work.manifest.options[device.target()] = codegen_options(device.target());
@@ -110,6 +112,8 @@ int run_prewarm(const PrewarmOptions& options) {
   SessionOptions session = resolve_options(options.session, read_environment());
   session.bundle_paths.clear();   // their cubins may be another compiler's; merging is what `bundle merge` is for
   session.trust_path.clear();
+  session.activations = ActivationMode::kAuto;   // what an options file says of sessions here is not meant for these
+  session.may_compile = true;
   std::optional<SigningKey> key;
   if (!options.sign_path.empty()) key = SigningKey::from_file(options.sign_path);
   Work work = plan_work(options, session);
@@ -130,7 +134,7 @@ int run_prewarm(const PrewarmOptions& options) {
   write_stdout(fmt::format("{} {} bytes, {} kernels for {} cards and {} models, {}\n{} compiled in {:.1f} s ({:.1f} s of compiling) on {} threads by "
                            "NVRTC {}, {} from the cache\n",
                            options.out_path, bytes.size(), content.entries.size(), content.manifest.devices.size(),
-                           content.manifest.models.size() / content.manifest.devices.size() / (options.f32 ? 2 : 1),
+                           work.n_models,
                            key ? "signed by " + key->public_key().hex() : "not signed", stats.n_compiled, stats.wall_us / 1e6,
                            stats.compile_us / 1e6, stats.n_threads, nvrtc.version_text(), stats.n_from_disk));
   return 0;
