@@ -10,7 +10,7 @@ install_packages cmake ninja-build g++-aarch64-linux-gnu qemu-user googletest dp
 provide_cuda
 
 # Libraries for the target are unpacked below build/deps with an apt state of its own: the system keeps its architectures.
-libraries="libpcre2-dev libutf8proc-dev libsodium-dev libxxhash-dev libfmt-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev"
+libraries="libpcre2-dev libutf8proc-dev libsodium-dev libxxhash-dev libfmt-dev libfmt9 libtomlplusplus-dev libcli11-dev nlohmann-json3-dev"
 if [ "$(cat "$prefix/.complete" 2>/dev/null)" != "$libraries" ]; then
   say "fetching the libraries for arm64"
   rm -rf "$prefix" && mkdir -p "$prefix/debs" "$prefix/apt/lists/partial" "$prefix/apt/cache/archives/partial"
