@@ -35,17 +35,13 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_glu(const Decod
   extern __shared__ __align__(128) uint8_t weights[];
   __shared__ Shared shared;
   const uint32_t slot = blockIdx.x / kUnits, first = blockIdx.x % kUnits * kHRows;
-  if (threadIdx.x < kArrivals) {
-    mbarrier_init(&shared.arrived[threadIdx.x], 1);
+  if (threadIdx.x == 0) {
+    for (uint32_t i = 0; i < kArrivals; ++i) mbarrier_init(&shared.arrived[i], 1);
     fence_mbarrier_init();
-    mbarrier_arrive_expect_tx(&shared.arrived[threadIdx.x], kArrivalRows * kRowBytes);
+    for (uint32_t i = 0; i < kArrivals; ++i) mbarrier_arrive_expect_tx(&shared.arrived[i], kArrivalRows * kRowBytes);
   }
-  if constexpr (!kIsMoe) {
-    if (warp_idx() == 0) {
-      __syncwarp();  // all barriers are initialised
-      request(args, first, weights, shared);
-    }
-  }
+  __syncwarp();  // the mbarriers are initialised for the first warp
+  if (!kIsMoe && warp_idx() == 0) request(args, first, weights, shared);
   pdl_wait_then_trigger();   // the next stage reads the router's logits before its own wait: they are complete
   SharedLoad<NormedVec<kCols>, kThreads> x;
   x.fetch(args.x);
@@ -54,7 +50,6 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_glu(const Decod
       TopExperts<kExperts, kUsed> experts;
       experts.fetch(args.logits);
       experts.find(slot + 1);
-      __syncwarp();  // all barriers are initialised
       const uint32_t expert = __shfl_sync(kAllLanes, experts.id(), slot);
       request(args, static_cast<size_t>(expert) * kFf + first, weights, shared);
     }

@@ -28,11 +28,14 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_moe_down(const 
   constexpr uint32_t kTileBytes = kTileRows * kRowBytes;
   TopExperts<kExperts, kUsed> experts;
   experts.fetch(args.logits);
+  if (threadIdx.x == 0) {
+    for (uint32_t i = 0; i < kUsed; ++i) mbarrier_init(&shared.arrived[i], 1);
+    fence_mbarrier_init();
+    for (uint32_t i = 0; i < kUsed; ++i) mbarrier_arrive_expect_tx(&shared.arrived[i], kTileBytes);
+  }
+  __syncwarp();  // the mbarriers are initialised for the first warp
   experts.find(kUsed);
   if (threadIdx.x < kUsed) {
-    mbarrier_init(&shared.arrived[threadIdx.x], 1);
-    fence_mbarrier_init();
-    mbarrier_arrive_expect_tx(&shared.arrived[threadIdx.x], kTileBytes);
     bulk_copy_to_shared(weights + threadIdx.x * kTileBytes,
                         args.weights + (static_cast<size_t>(experts.id()) * kRows + first_row) * kRowBytes, kTileBytes,
                         &shared.arrived[threadIdx.x]);
