@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "jit/base/log.h"
@@ -78,7 +79,13 @@ std::string Driver::result_text(CUresult result) const {
 void Driver::log_failure(CUresult result, const char* call) const noexcept {
   if (result == CUDA_SUCCESS || result == CUDA_ERROR_DEINITIALIZED) return;
   try {
-    log_warning("cuda", "{} failed: {}", call, result_text(result));
+    // After a sticky error every release fails with it, and two dozen equal lines would bury the error itself.
+    static std::mutex mutex;
+    static std::set<CUresult> reported;
+    const std::lock_guard lock(mutex);
+    if (reported.insert(result).second)
+      log_warning("cuda", "{} failed: {}; further releases that fail so are not reported", call, result_text(result));
+    else log_debug("cuda", "{} failed: {}", call, result_text(result));
   } catch (...) {
     // A destructor is calling: there is nobody to tell.
   }

@@ -46,7 +46,8 @@ struct Driver : DriverTable {
 
   /// Throws kCuda "<call> failed: <NAME> (<text>)" with `context` as frame unless `result` is CUDA_SUCCESS.
   void check(CUresult result, const char* call, std::string_view context = {}) const;
-  /// For destructors: logs a failure. After the driver has shut down, at process exit, there is nothing to release.
+  /// For destructors: logs a failure, each kind of failure once a process. After the driver has shut down, at process exit,
+  /// there is nothing to release.
   void log_failure(CUresult result, const char* call) const noexcept;
   /// "CUDA_ERROR_X (text)".
   std::string result_text(CUresult result) const;
