@@ -52,7 +52,8 @@ SourceSet texts_with(const std::vector<Change>& changes) {
 /// The checked software GPU with what a launch needs.
 class Bench {
  public:
-  explicit Bench(const std::vector<Change>& changes) : texts_(texts_with(changes)) {}
+  explicit Bench(const std::vector<Change>& changes, const std::string& lib = SOFTGPU_CHECKED_LIB)
+      : drv_(require_driver(lib + "/libcuda.so.1")), nvrtc_(require_nvrtc(lib + "/libnvrtc.so.13")), texts_(texts_with(changes)) {}
 
   template <class T>
   T* memory(uint64_t n, bool is_written = true) {
@@ -72,8 +73,8 @@ class Bench {
   void finish() { stream_.synchronize(); }
 
  private:
-  const Driver& drv_ = require_driver(SOFTGPU_CHECKED_CUDA);
-  const Nvrtc& nvrtc_ = require_nvrtc(SOFTGPU_CHECKED_NVRTC);
+  const Driver& drv_;
+  const Nvrtc& nvrtc_;
   Context context_{drv_, 0};
   DeviceInfo device_ = device_info(drv_, 0);
   Stream stream_{drv_};
@@ -83,9 +84,10 @@ class Bench {
 };
 
 /// Ends the process: kClean, or an Error's exit code with its message.
-[[noreturn]] void run_and_exit(const std::function<void(Bench&)>& body, const std::vector<Change>& changes) {
+[[noreturn]] void run_and_exit(const std::function<void(Bench&)>& body, const std::vector<Change>& changes,
+                               const std::string& lib = SOFTGPU_CHECKED_LIB) {
   try {
-    Bench bench(changes);
+    Bench bench(changes, lib);
     body(bench);
     bench.finish();
   } catch (const Error& error) {
@@ -203,6 +205,17 @@ TEST_F(SeededBugsTest, BlocksThatShareAnElementRace) {
   EXPECT_CLEAN(add_many);
   EXPECT_FAULT("block race", add_many, {"add.cu", "reinterpret_cast<float4*>(args.y)[i]", "reinterpret_cast<float4*>(args.y)[i % 7]"});
 }
+
+#if defined(__SANITIZE_ADDRESS__)
+// The fast pair's device code is under AddressSanitizer in a sanitized build.
+TEST_F(SeededBugsTest, AddressSanitizerSeesDeviceCode) {
+  EXPECT_EXIT(run_and_exit(normalise, {}, SOFTGPU_LIB), testing::ExitedWithCode(kClean), "");
+  const Change too_far = {"device/reduce.cuh", "scratch[threadIdx.x / kWarpLanes] = v", "scratch[threadIdx.x / kWarpLanes + 1] = v"};
+  EXPECT_DEATH(run_and_exit(normalise, {too_far}, SOFTGPU_LIB), "AddressSanitizer: global-buffer-overflow");
+  EXPECT_DEATH(run_and_exit(add_short, {}, SOFTGPU_LIB), "AddressSanitizer: use-after-poison");
+  EXPECT_DEATH(run_and_exit(add_misaligned, {}, SOFTGPU_LIB), "misaligned address");
+}
+#endif
 
 TEST_F(SeededBugsTest, PointerToHostMemoryIsSeen) { EXPECT_FAULT("neither device nor shared memory", add_from_host); }
 

@@ -100,7 +100,7 @@ void BlockRunner::switch_to(Fiber& next) {
   *copy_->image->current = &next.thread;
 #if defined(__SANITIZE_ADDRESS__)
   if (&next == main_) {
-    __sanitizer_start_switch_fiber(&me->fake_stack, nullptr, 0);
+    __sanitizer_start_switch_fiber(&me->fake_stack, main_stack_, main_stack_bytes_);
   } else {
     char* const bottom = stacks_ + static_cast<uint64_t>(&next - fibers_.data()) * kStackBytes;
     __sanitizer_start_switch_fiber(&me->fake_stack, bottom, kStackBytes);
@@ -114,11 +114,12 @@ void BlockRunner::switch_to(Fiber& next) {
 }
 
 void BlockRunner::fiber_main(bc::transfer_t from) {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
-#endif
   static_cast<Fiber*>(from.data)->context = from.fctx;
   BlockRunner& runner = *running_;
+#if defined(__SANITIZE_ADDRESS__)
+  const bool is_from_main = from.data == runner.main_;
+  __sanitizer_finish_switch_fiber(nullptr, is_from_main ? &runner.main_stack_ : nullptr, is_from_main ? &runner.main_stack_bytes_ : nullptr);
+#endif
   Fiber& me = *runner.current_;
   runner.copy_->image->kernels[runner.job_->kernel_idx].call(runner.job_->params);
   runner.land(0);
@@ -567,6 +568,10 @@ bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const SharedM
   *image.block = {job.grid[0], job.grid[1], job.grid[2], job.block[0], job.block[1], job.block[2], idx[0], idx[1], idx[2]};
   // What shared memory holds when a block starts is anything but zero.
   for (const SharedRange& range : shared.ranges) std::memset(reinterpret_cast<void*>(copy.base + range.offset), 0xA5, range.size_bytes);
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(image.dynamic_shared, kSoftDynamicBytes);
+  __asan_poison_memory_region(image.dynamic_shared + job.dynamic_bytes, kSoftDynamicBytes - job.dynamic_bytes);
+#endif
   std::memset(image.dynamic_shared, 0xA5, job.dynamic_bytes);
   if (kIsChecked) {
     shared_shadow_.cover(shared.is_variable.size());

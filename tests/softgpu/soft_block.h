@@ -122,6 +122,8 @@ class BlockRunner {
   Fiber* current_ = nullptr;
   char* stacks_ = nullptr;
   uint32_t n_stacks_ = 0;
+  const void* main_stack_ = nullptr;  ///< of the host thread; only AddressSanitizer asks
+  size_t main_stack_bytes_ = 0;
 
   const LaunchJob* job_ = nullptr;
   const ImageCopy* copy_ = nullptr;

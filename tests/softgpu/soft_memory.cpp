@@ -7,6 +7,12 @@
 #include "softgpu/soft_checks.h"
 #include "softgpu/soft_config.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, n_bytes) (static_cast<void>(address), static_cast<void>(n_bytes))
+#endif
+
 namespace softgpu {
 namespace {
 
@@ -45,6 +51,8 @@ std::optional<uint64_t> Memory::place(uint64_t n_bytes, bool is_pinned) {
   const uint64_t address = round_up(cursor_ + kRedZoneBytes, alignment);
   const uint64_t end = round_up(address + n_bytes + kRedZoneBytes, kAlignment);
   if (end > base_ + reserved_bytes_) return std::nullopt;
+  ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(cursor_), address - cursor_);
+  ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(address + n_bytes), end - address - n_bytes);
   cursor_ = end;
   live_[address] = {address, n_bytes, count_++, is_pinned};
   DeviceShadow::instance().allocated(address, n_bytes, is_pinned);
@@ -58,6 +66,7 @@ bool Memory::take_back(uint64_t address, bool is_pinned) {
   const uint64_t first = round_up(address, 4096), last = (address + n_bytes) / 4096 * 4096;
   if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
   DeviceShadow::instance().freed(address, n_bytes);
+  ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(address), n_bytes);
   if (!is_pinned) used_ -= n_bytes;
   live_.erase(it);
   return true;
