@@ -13,31 +13,23 @@
 #include <cerrno>
 #include <csignal>
 #include <filesystem>
-#include <functional>
 #include <random>
 
 #include "jit/base/error.h"
 #include "jit/base/file.h"
 #include "tests/cache/bundle_bytes.h"
+#include "tests/support/child.h"
 #include "tests/support/temp_folder.h"
 
 namespace sj {
 namespace {
 
 using test::fake_key;
+using test::run_in_child;
 using test::small_content;
 using test::TempFolder;
 
 constexpr int kSkipped = 77;
-
-/// Exit code of `body` in a child process; 1000 + signal when one ended it.
-int run_in_child(const std::function<int()>& body) {
-  const pid_t child = ::fork();
-  if (child == 0) ::_exit(body());
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
 
 /// From now on the kernel answers `call` with `action` (SECCOMP_RET_ERRNO | errno, or SECCOMP_RET_KILL_PROCESS) in this process.
 bool sabotage(long call, uint32_t action) {

@@ -10,12 +10,12 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <random>
 
 #include "cache/cubin_store.h"
 #include "jit/base/file.h"
 #include "tests/cache/fake_cubin.h"
+#include "tests/support/child.h"
 #include "tests/support/temp_folder.h"
 
 namespace sj {
@@ -23,19 +23,11 @@ namespace {
 
 using test::fake_cubin;
 using test::fake_key;
+using test::run_in_child;
 using test::LogCapture;
 using test::TempFolder;
 
 constexpr int kSkipped = 77;
-
-/// Exit code of `body` in a child process.
-int run_in_child(const std::function<int()>& body) {
-  const pid_t child = ::fork();
-  if (child == 0) ::_exit(body());
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
 
 /// The user that this process may act as without root's rights.
 bool become_ordinary_user() { return ::geteuid() != 0 || ::seteuid(65534) == 0; }
