@@ -315,7 +315,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
   for (uint32_t i = threadIdx.x; kGroupHeads < 8 && i < 16 * kHeadDim / 2; i += kThreads)
     reinterpret_cast<uint32_t*>(shared.q)[i] = 0;
   if (kGroupHeads < 8) __syncthreads();  // absent heads are zero before the others are written
-  pdl_wait_then_trigger();
+  pdl_wait();
+  pdl_trigger();
   // Everything is asked for before the first value is used.
   constexpr uint32_t kWarpHeads = ceil_div(kGroupHeads, kWarps);
   HeadVec new_k, new_v, q[kWarpHeads];

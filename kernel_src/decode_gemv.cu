@@ -60,7 +60,8 @@ __device__ __forceinline__ void run(const DecodeGemvArgs& args, uint8_t* weights
     mbarrier_wait(&shared.arrived, 0);
     shared.tile.template unpack<kType, kRowBytes>(weights, early);
   }
-  pdl_wait_then_trigger();
+  pdl_wait();
+  pdl_trigger();
   SharedLoad<In::Vec, kThreads> x;
   x.fetch(args.x);
   const float residual = finishes ? load_float(args.residual + first_row + threadIdx.x) : 0.0f;

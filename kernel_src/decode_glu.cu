@@ -42,7 +42,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_glu(const Decod
   }
   __syncwarp();  // the mbarriers are initialised for the first warp
   if (!kIsMoe && warp_idx() == 0) request(args, first, weights, shared);
-  pdl_wait_then_trigger();   // the next stage reads the router's logits before its own wait: they are complete
+  pdl_wait();
+  pdl_trigger();   // the next stage reads the router's logits before its own wait: they are complete
   SharedLoad<NormedVec<kCols>, kThreads> x;
   x.fetch(args.x);
   if constexpr (kIsMoe) {

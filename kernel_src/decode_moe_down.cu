@@ -58,7 +58,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_moe_down(const 
       compute_here(early[s * kPasses + p]);
     }
   }
-  pdl_wait_then_trigger();
+  pdl_wait();
+  pdl_trigger();
   SharedLoad<QuantVec<kUsed * kFf>, kThreads> h;
   h.fetch(args.h);
   const float residual = finishes ? load_float(args.residual + first_row + threadIdx.x) : 0.0f;

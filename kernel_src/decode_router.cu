@@ -30,7 +30,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_router(const De
       w[r][i] = make_float4(v.x * norm.x, v.y * norm.y, v.z * norm.z, v.w * norm.w);
     }
   }
-  pdl_wait_then_trigger();
+  pdl_wait();
+  pdl_trigger();
   float sums[kBlockRows + 1] = {};
 #pragma unroll
   for (uint32_t i = 0; i < kEach; ++i) {

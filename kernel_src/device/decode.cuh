@@ -1,5 +1,7 @@
 // What the decode stages share: input vectors on their way into shared memory, tiles of weight rows, finished rows on their
 // way to the next stage, and the choice of experts.
+// A stage waits for the one before (pdl_wait) and only then lets the one behind start (pdl_trigger): earlier, its blocks would
+// take room from the waiting stage's and leave the SMs unevenly filled, which costs more than their head start gains.
 #pragma once
 
 #include "device/ptx.cuh"
@@ -10,13 +12,6 @@ namespace sj {
 
 __device__ __forceinline__ uint32_t warp_idx() { return threadIdx.x / kWarpLanes; }
 __device__ __forceinline__ uint32_t lane_idx() { return threadIdx.x % kWarpLanes; }
-
-/// Waits for the launch before, then lets the one behind start. Earlier, the blocks of the launch behind would take room from
-/// those of this one and leave the SMs unevenly filled, which costs more than their head start gains.
-__device__ __forceinline__ void pdl_wait_then_trigger() {
-  pdl_wait();
-  pdl_trigger();
-}
 
 /// Reads at L2: what another kernel of this step wrote.
 __device__ __forceinline__ float load_float(const float* p) { return __uint_as_float(ld_cg_u32(p)); }
