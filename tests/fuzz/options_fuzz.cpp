@@ -3,10 +3,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <string>
 #include <string_view>
 
 #include "jit/base/error.h"
 #include "runtime/options_file.h"
+
+// Named by options.cpp, called by nothing here. Weak: the replay links the cache's own.
+namespace sj {
+__attribute__((weak)) std::string default_cache_dir(const std::string&, const std::string&) { return {}; }
+__attribute__((weak)) std::string default_lock_dir(const std::string&) { return {}; }
+}  // namespace sj
 
 namespace {
 
