@@ -67,6 +67,7 @@ struct LaunchSlice {
   double gap_us = 0;     ///< from the end of the launch before until this one has its inputs: nobody computes
   double us = 0;         ///< from there to its end
   double early_us = 0;   ///< how long its first block was there before that, fetching what doesn't depend on others
+  double empty_us = 0;   ///< the part of the gap in which no launch was on the card
 };
 
 /// One launch (CUDA) or op (CPU) of a decode step; a row of `bench --per-op`.

@@ -103,7 +103,8 @@ std::vector<LaunchSlice> slices_of(std::span<const LaunchStamps> stamps) {
   uint64_t last_end_ns = stamps.empty() ? 0 : stamps.front().release_ns;
   for (const LaunchStamps& s : stamps) {
     const uint64_t release_ns = std::max<uint64_t>(s.release_ns, last_end_ns), end_ns = std::max<uint64_t>(s.end_ns, release_ns);
-    slices.push_back({us_between(last_end_ns, release_ns), us_between(release_ns, end_ns), us_between(s.begin_ns, s.release_ns)});
+    slices.push_back({us_between(last_end_ns, release_ns), us_between(release_ns, end_ns), us_between(s.begin_ns, s.release_ns),
+                      us_between(last_end_ns, std::min<uint64_t>(s.begin_ns, release_ns))});
     last_end_ns = end_ns;
   }
   return slices;
@@ -121,6 +122,7 @@ std::vector<LaunchSlice> middle_mean(std::span<const std::vector<LaunchSlice>> r
       mean[i].gap_us += slice.gap_us / static_cast<double>(n_used);
       mean[i].us += slice.us / static_cast<double>(n_used);
       mean[i].early_us += slice.early_us / static_cast<double>(n_used);
+      mean[i].empty_us += slice.empty_us / static_cast<double>(n_used);
     }
   return mean;
 }

@@ -116,6 +116,7 @@ std::vector<OpRow> group_ops(std::span<const OpTiming> ops, bool is_detailed) {
     row.in_step.us += slice.us;
     row.in_step.gap_us += slice.gap_us;
     row.in_step.early_us += slice.early_us;
+    row.in_step.empty_us += slice.empty_us;
   }
   if (is_detailed) return rows;
   const bool is_traced = are_traced(ops);
@@ -124,8 +125,10 @@ std::vector<OpRow> group_ops(std::span<const OpTiming> ops, bool is_detailed) {
 }
 
 struct OpSums {
-  double us = 0, gap_us = 0, alone_us = 0, bytes = 0;
+  double us = 0, gap_us = 0, empty_us = 0, alone_us = 0, bytes = 0;
   double traced_us() const { return us + gap_us; }
+  /// Time with no launch on the card, between steps too.
+  double idle_us(double step_us) const { return empty_us + std::max(step_us - traced_us(), 0.0); }
 };
 
 OpSums sum_ops(std::span<const OpRow> rows) {
@@ -133,6 +136,7 @@ OpSums sum_ops(std::span<const OpRow> rows) {
   for (const OpRow& row : rows) {
     sums.us += row.in_step.us;
     sums.gap_us += row.in_step.gap_us;
+    sums.empty_us += row.in_step.empty_us;
     sums.alone_us += row.alone_us;
     sums.bytes += row.bytes;
   }
@@ -156,7 +160,7 @@ nlohmann::ordered_json json_ops(const BenchSetting& setting, const BenchRow& row
   if (is_traced) {
     const OpSums sums = sum_ops(rows);
     report.update({{"traced_step_us", sums.traced_us()}, {"gaps_us", sums.gap_us}, {"between_steps_us", step_us - sums.traced_us()},
-                   {"idle_percent", percent(sums.gap_us + std::max(step_us - sums.traced_us(), 0.0), step_us)}});
+                   {"gaps_percent", percent(sums.gap_us, step_us)}, {"idle_percent", percent(sums.idle_us(step_us), step_us)}});
   }
   report["ops"] = std::move(list);
   return report;
@@ -237,16 +241,16 @@ std::string format_op_table(const BenchSetting& setting, std::span<const OpTimin
     table.add("step", n_launches, step_us > 0 ? step_us : sums.alone_us, sums.bytes, step_columns);
     return table.text();
   }
-  const double between_us = step_us > 0 ? step_us - sums.traced_us() : 0;
+  const double whole_us = step_us > 0 ? step_us : sums.traced_us();
   table.add("gaps between launches", "-", sums.gap_us, 0, kNoColumns);
-  if (step_us > 0) table.add("between steps (negative: slower with the clock's stamps)", "-", between_us, 0, kNoColumns);
-  table.add("step", n_launches, step_us > 0 ? step_us : sums.traced_us(), sums.bytes, step_columns);
+  if (step_us > 0) table.add("between steps (negative: slower with the clock's stamps)", "-", step_us - sums.traced_us(), 0, kNoColumns);
+  table.add("step", n_launches, whole_us, sums.bytes, step_columns);
   table.text() += fmt::format(
-      "\nidle {:.1f} % of the step: the gaps and what lies between steps\n"
+      "\nidle {:.1f} % of the step, with no launch on the card; gaps {:.1f} %, in which the next launch fetches weights but waits\n"
       "us in step: from a launch's inputs being ready to its last block's end, in the step's own graph. gap: from the end of the\n"
       "launch before to that. early: how long it was on the card before, fetching weights; it overlaps others and is in no sum, and a\n"
       "GB/s above the peak means such bytes. us alone: with nothing before or behind it.\n",
-      percent(sums.gap_us + std::max(between_us, 0.0), step_us > 0 ? step_us : sums.traced_us()));
+      percent(sums.idle_us(whole_us), whole_us), percent(sums.gap_us, whole_us));
   return table.text();
 }
 

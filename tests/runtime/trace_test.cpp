@@ -26,6 +26,13 @@ TEST(SlicesOf, AddUpFromTheFirstReleaseToTheLastEnd) {
   double sum = 0;
   for (const LaunchSlice& slice : slices) sum += slice.gap_us + slice.us;
   EXPECT_NEAR(sum, 18.5, 1e-12);
+  EXPECT_EQ(slices[1].empty_us, 0) << "the second launch was there before the first one ended";
+}
+
+TEST(SlicesOf, TheCardIsEmptyUntilTheNextLaunchIsThere) {
+  const std::vector<LaunchSlice> slices = slices_of(std::vector<LaunchStamps>{{0, 0, 5000}, {5600, 6000, 7000}});
+  EXPECT_DOUBLE_EQ(slices[1].gap_us, 1);
+  EXPECT_DOUBLE_EQ(slices[1].empty_us, 0.6);
 }
 
 // A coarse clock, or a launch without a wait, gives stamps that overlap: no time is counted twice or less than once.

@@ -57,10 +57,10 @@ TEST(FormatOpTable, AddsUpToTheStep) {
             "| step | 3 | 40.00 | 10.001 | 250.0 | 25.0 | 100.0 |\n");
 }
 
-// 30 us of gemv, 1 of norm, 0.5 + 1.5 of gaps: 33 of the 40 us lie in the traced step, the rest between steps.
+// 30 us of gemv, 1 of norm, 0.5 + 1.5 of gaps: 33 of the 40 us lie in the traced step, the rest between steps; 0.2 us without a launch.
 std::vector<OpTiming> traced_ops() {
   return {{"gemv", 0, 12, {.bytes = 5e6}, LaunchSlice{0, 10, 0.25}},
-          {"norm", 0, 3, {.bytes = 1e3}, LaunchSlice{0.5, 1, 2}},
+          {"norm", 0, 3, {.bytes = 1e3}, LaunchSlice{0.5, 1, 2, 0.2}},
           {"gemv", 1, 22, {.bytes = 5e6}, LaunchSlice{1.5, 20, 0.5}}};
 }
 
@@ -74,7 +74,7 @@ TEST(FormatOpTable, TracedStepHasGapsOfItsOwnAndAddsUp) {
       "| gaps between launches | - | 2.00 | - | - | - | - | - | - | 5.0 |\n"
       "| between steps (negative: slower with the clock's stamps) | - | 7.00 | - | - | - | - | - | - | 17.5 |\n"
       "| step | 3 | 40.00 | - | - | 37.00 | 10.001 | 250.0 | 25.0 | 100.0 |\n"
-      "\nidle 22.5 % of the step")) << text;
+      "\nidle 18.0 % of the step, with no launch on the card; gaps 5.0 %")) << text;
 }
 
 TEST(FormatOpTable, OneUntracedLaunchMakesTheStepUntraced) {
@@ -89,7 +89,8 @@ TEST(FormatRows, JsonHoldsTheLaunches) {
   EXPECT_EQ(report["step_us"], 40);
   EXPECT_EQ(report["traced_step_us"], 33);
   EXPECT_EQ(report["gaps_us"], 2);
-  EXPECT_EQ(report["idle_percent"], 22.5);
+  EXPECT_EQ(report["gaps_percent"], 5);
+  EXPECT_DOUBLE_EQ(report["idle_percent"].get<double>(), 18);
   ASSERT_EQ(report["ops"].size(), 2u);
   EXPECT_EQ(report["ops"][0]["launch"], "gemv");
   EXPECT_EQ(report["ops"][0]["us_in_step"], 30);
