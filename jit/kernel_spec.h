@@ -51,7 +51,9 @@ struct KernelSpec {
   LaunchShape launch;
   Cost cost;
   std::vector<Tunable> tunables = {};
-  bool may_spill = false;  ///< true only where the family says why
+  std::string tune_key = {};   ///< family and shape, by which tuned values are kept: kernel_src/tuned_spec.h; "" with no tunables
+  bool is_tuned = false;       ///< the tunables' values come from a sweep (jit/tuning.h), not from the family's defaults
+  bool may_spill = false;      ///< true only where the family says why
 };
 
 /// The text of the generated header sj_baked.h: equal specs give equal bytes.

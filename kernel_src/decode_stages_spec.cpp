@@ -4,9 +4,12 @@
 #include <bit>
 #include <string>
 
+#include <fmt/format.h>
+
 #include "kernel_src/args/decode_gemv.h"
 #include "kernel_src/kv_append_spec.h"
 #include "kernel_src/spec_rules.h"
+#include "kernel_src/tuned_spec.h"
 #include "kernel_src/weight_layout.h"
 
 namespace sj {
@@ -30,6 +33,15 @@ uint64_t decode_row_bytes(const char* family, DType dtype, uint32_t n_cols) {
   return row_record_bytes(dtype, n_cols);
 }
 
+/// Of `choices`, those that `holds`.
+template <class Holds>
+std::vector<int64_t> admissible(std::initializer_list<int64_t> choices, Holds&& holds) {
+  std::vector<int64_t> kept;
+  for (const int64_t choice : choices)
+    if (holds(static_cast<uint32_t>(choice))) kept.push_back(choice);
+  return kept;
+}
+
 /// Warps of a stage whose columns are split in slices of 256.
 uint32_t n_slice_warps(uint32_t n_cols) { return n_cols >= 4096 ? 16 : 8; }
 
@@ -50,11 +62,18 @@ uint64_t tile_sum_bytes(uint32_t n_cols, uint32_t n_rows, uint32_t n_warps) {
 uint64_t quant_vec_bytes(uint32_t dim) { return uint64_t{48} * (dim / 32); }
 uint64_t normed_vec_bytes(uint32_t dim) { return (quant_vec_bytes(dim) + uint64_t{4} * (dim / 16) + 15) / 16 * 16; }
 
-KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device) {
+namespace {
+
+std::string gemv_key(const DecodeGemvParams& p) {
+  std::string matrices;
+  for (const DecodeMatrix& m : p.matrices)
+    matrices += fmt::format("{}{} {}x{}", matrices.empty() ? "" : " + ", dtype_name(m.dtype), m.n_rows, p.n_cols);
+  return fmt::format("decode_gemv: {}{}{}{}", matrices, p.is_normed ? ", normed" : "", p.finishes_rows ? ", finishing" : "",
+                     p.has_bias ? ", biased" : "");
+}
+
+KernelSpec build_gemv(const DecodeGemvParams& p, const DeviceInfo& device, TunePick& pick) {
   constexpr const char* kFamily = "decode_gemv";
-  require_rule(!p.matrices.empty() && p.matrices.size() <= kMaxDecodeMatrices, "{}: expected 1 to {} matrices, found {}", kFamily,
-               kMaxDecodeMatrices, p.matrices.size());
-  require_rule(!p.finishes_rows || p.matrices.size() == 1, "{}: one matrix finishes rows, not {}", kFamily, p.matrices.size());
   std::vector<uint64_t> types, row_bytes, rows, first_block, first_out;
   uint64_t n_rows = 0, n_weight_bytes = 0;
   for (const DecodeMatrix& m : p.matrices) {
@@ -67,14 +86,18 @@ KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device)
   }
   require_rule(!p.finishes_rows || n_rows % 32 == 0, "{}: {} rows are not a multiple of 32", kFamily, n_rows);
   const uint64_t max_row_bytes = *std::max_element(row_bytes.begin(), row_bytes.end());
-  const uint32_t n_warps = p.finishes_rows ? n_slice_warps(p.n_cols) : 8;
   const uint64_t x_bytes = p.is_normed ? normed_vec_bytes(p.n_cols) : quant_vec_bytes(p.n_cols);
-  // Two blocks an SM, as long as the rows last; smaller tiles where those don't fit a block's shared memory.
-  uint32_t tile_rows =
-      p.finishes_rows ? kFinishRows : std::clamp(round_up(ceil_div(n_rows, 2 * device.n_sms), 4), 8u, 32u);
-  while (!p.finishes_rows && tile_rows > 8 &&
-         tile_rows * max_row_bytes + x_bytes + tile_sum_bytes(p.n_cols, tile_rows, n_warps) + 1024 > device.smem_per_block_bytes)
-    tile_rows -= 4;
+  const uint32_t n_warps = pick("kWarps", {4, 8, 16}, p.finishes_rows ? n_slice_warps(p.n_cols) : 8);
+  const auto fits = [&](uint32_t n) {
+    return n * max_row_bytes + x_bytes + tile_sum_bytes(p.n_cols, n, n_warps) + 1024 <= device.smem_per_block_bytes;
+  };
+  uint32_t tile_rows = kFinishRows;
+  if (!p.finishes_rows) {
+    // Two blocks an SM, as long as the rows last; smaller tiles where those don't fit a block's shared memory.
+    uint32_t by_default = std::clamp(round_up(ceil_div(n_rows, 2 * device.n_sms), 4), 8u, 32u);
+    while (by_default > 8 && !fits(by_default)) by_default -= 4;
+    tile_rows = pick("kTileRows", admissible({4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64}, fits), by_default);
+  }
   uint32_t n_blocks = 0;
   for (uint64_t n : rows) first_block.push_back(n_blocks), n_blocks += ceil_div(n, tile_rows);
   const uint64_t tile_bytes = tile_rows * max_row_bytes;
@@ -90,31 +113,59 @@ KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device)
                    .flops = 2.0 * n_rows * p.n_cols}};
 }
 
-KernelSpec decode_glu_spec(const DecodeGluParams& p, const DeviceInfo& device) {
+}  // namespace
+
+KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device, const Tuning& tuning) {
+  constexpr const char* kFamily = "decode_gemv";
+  require_rule(!p.matrices.empty() && p.matrices.size() <= kMaxDecodeMatrices, "{}: expected 1 to {} matrices, found {}", kFamily,
+               kMaxDecodeMatrices, p.matrices.size());
+  require_rule(!p.finishes_rows || p.matrices.size() == 1, "{}: one matrix finishes rows, not {}", kFamily, p.matrices.size());
+  return tuned_spec(tuning, gemv_key(p), [&](TunePick& pick) { return build_gemv(p, device, pick); });
+}
+
+namespace {
+
+KernelSpec build_glu(const DecodeGluParams& p, const DeviceInfo& device, TunePick& pick) {
   constexpr const char* kFamily = "decode_glu";
-  constexpr uint32_t kHRows = 16, kWarps = 8;
   const uint64_t row_bytes = decode_row_bytes(kFamily, p.dtype, p.n_cols);
   const bool is_moe = p.n_experts != 0;
   require_rule(p.n_ff != 0 && p.n_ff % 32 == 0, "{}: {} hidden values are not a positive multiple of 32", kFamily, p.n_ff);
   require_rule(!is_moe || (p.n_experts % 128 == 0 && p.n_experts <= 512), "{}: expected 128, 256, 384 or 512 experts, found {}", kFamily,
                p.n_experts);
   require_rule(p.n_used >= 1 && p.n_used <= 32 && (is_moe || p.n_used == 1), "{}: {} experts a token", kFamily, p.n_used);
-  const uint64_t tile_bytes = 2 * kHRows * row_bytes;
-  require_smem(kFamily, tile_bytes, normed_vec_bytes(p.n_cols) + tile_sum_bytes(p.n_cols, 2 * kHRows, kWarps), device);
+  const uint32_t n_warps = pick("kWarps", {4, 8, 16}, 8);
+  const uint32_t h_rows = pick("kHRows", admissible({16, 32, 48, 64}, [&](uint32_t n) {
+    return p.n_ff % n == 0 && 2 * n * row_bytes + normed_vec_bytes(p.n_cols) + tile_sum_bytes(p.n_cols, 2 * n, n_warps) + 1024 <=
+                                  device.smem_per_block_bytes;
+  }), 16);
+  const uint32_t arrival_rows = pick("kArrivalRows", admissible({4, 8, 16, 32}, [&](uint32_t n) {
+    return h_rows % n == 0 && 2 * h_rows / n <= 32;
+  }), 16);
+  const uint64_t tile_bytes = 2 * h_rows * row_bytes;
+  require_smem(kFamily, tile_bytes, normed_vec_bytes(p.n_cols) + tile_sum_bytes(p.n_cols, 2 * h_rows, n_warps), device);
   const double n_rows = 2.0 * p.n_used * p.n_ff;
   return {.source = "decode_glu.cu", .entry = "sj_decode_glu",
           .baked = {{"kCols", p.n_cols}, {"kFf", p.n_ff}, {"kType", static_cast<uint32_t>(p.dtype)},
                     {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kIsMoe", is_moe}, {"kExperts", is_moe ? p.n_experts : 128},
-                    {"kUsed", p.n_used}, {"kActivation", p.is_gelu ? 1 : 0}, {"kEps", p.eps}, {"kWarps", kWarps}, {"kHRows", kHRows},
-                    {"kArrivalRows", kHRows}},
-          .launch = {.grid = {p.n_used * p.n_ff / kHRows}, .block = {32 * kWarps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
+                    {"kUsed", p.n_used}, {"kActivation", p.is_gelu ? 1 : 0}, {"kEps", p.eps}, {"kWarps", n_warps}, {"kHRows", h_rows},
+                    {"kArrivalRows", arrival_rows}},
+          .launch = {.grid = {p.n_used * p.n_ff / h_rows}, .block = {32 * n_warps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
           .cost = {.bytes = n_rows * row_bytes + normed_vec_bytes(p.n_cols) + quant_vec_bytes(p.n_used * p.n_ff),
                    .flops = 2.0 * n_rows * p.n_cols}};
 }
 
-KernelSpec decode_moe_down_spec(const DecodeMoeDownParams& p, const DeviceInfo& device) {
+}  // namespace
+
+KernelSpec decode_glu_spec(const DecodeGluParams& p, const DeviceInfo& device, const Tuning& tuning) {
+  const std::string experts = p.n_experts == 0 ? "" : fmt::format(", {} of {} experts", p.n_used, p.n_experts);
+  return tuned_spec(tuning, fmt::format("decode_glu: {} 2x{}x{}{}", dtype_name(p.dtype), p.n_ff, p.n_cols, experts),
+                    [&](TunePick& pick) { return build_glu(p, device, pick); });
+}
+
+namespace {
+
+KernelSpec build_moe_down(const DecodeMoeDownParams& p, const DeviceInfo& device, TunePick& pick) {
   constexpr const char* kFamily = "decode_moe_down";
-  constexpr uint32_t kWarps = 8;
   const uint64_t row_bytes = decode_row_bytes(kFamily, p.dtype, p.n_ff);
   require_rule(p.n_experts % 128 == 0 && p.n_experts != 0 && p.n_experts <= 512,
                "{}: expected 128, 256, 384 or 512 experts, found {}", kFamily, p.n_experts);
@@ -123,28 +174,44 @@ KernelSpec decode_moe_down_spec(const DecodeMoeDownParams& p, const DeviceInfo& 
   const uint64_t tile_bytes = p.n_used * kFinishRows * row_bytes;
   // Unpacking before the input is known pays where it is cheap (nibbles stay in place) and the registers allow it.
   const bool is_cheap = p.dtype == DType::kQ4_K || p.dtype == DType::kQ4_0 || p.dtype == DType::kQ4_1;
-  const uint32_t early_slices = is_cheap && p.n_used == 8 ? std::min(2u, ceil_div(p.n_ff, 256)) : 0;
+  const uint32_t n_slices = ceil_div(p.n_ff, 256);
+  const uint32_t n_warps = pick("kWarps", admissible({4, 8, 16, 32}, [&](uint32_t n) {
+    return n % p.n_used == 0 && 4 % (n / p.n_used) == 0;   // an expert's 16 rows are shared by 1, 2 or 4 warps
+  }), 8);
+  const uint32_t early_slices = pick("kEarlySlices", admissible({0, 1, 2, 3, 4}, [&](uint32_t n) { return n <= n_slices; }),
+                                     is_cheap && p.n_used == 8 ? std::min(2u, n_slices) : 0);
   require_smem(kFamily, tile_bytes, quant_vec_bytes(p.n_used * p.n_ff) + 4 * kFinishRows * p.n_used, device);
   return {.source = "decode_moe_down.cu", .entry = "sj_decode_moe_down",
           .baked = {{"kRows", p.n_rows}, {"kFf", p.n_ff}, {"kType", static_cast<uint32_t>(p.dtype)},
-                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kExperts", p.n_experts}, {"kUsed", p.n_used}, {"kWarps", kWarps},
+                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kExperts", p.n_experts}, {"kUsed", p.n_used}, {"kWarps", n_warps},
                     {"kEarlySlices", early_slices}},
-          .launch = {.grid = {p.n_rows / kFinishRows}, .block = {32 * kWarps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
+          .launch = {.grid = {p.n_rows / kFinishRows}, .block = {32 * n_warps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
           .cost = {.bytes = static_cast<double>(p.n_used) * p.n_rows * row_bytes + quant_vec_bytes(p.n_used * p.n_ff) + 12.0 * p.n_rows,
                    .flops = 2.0 * p.n_used * p.n_rows * p.n_ff}};
 }
 
-KernelSpec decode_router_spec(const DecodeRouterParams& p) {
+}  // namespace
+
+KernelSpec decode_moe_down_spec(const DecodeMoeDownParams& p, const DeviceInfo& device, const Tuning& tuning) {
+  return tuned_spec(tuning, fmt::format("decode_moe_down: {} {}x{}, {} of {} experts", dtype_name(p.dtype), p.n_rows, p.n_ff, p.n_used,
+                                        p.n_experts),
+                    [&](TunePick& pick) { return build_moe_down(p, device, pick); });
+}
+
+KernelSpec decode_router_spec(const DecodeRouterParams& p, const Tuning& tuning) {
   constexpr const char* kFamily = "decode_router";
-  constexpr uint32_t kWarps = 8;
   require_quads(kFamily, "columns", p.n_cols);
   require_rule(p.n_cols <= 8192, "{}: {} columns are more than 8192", kFamily, p.n_cols);
   require_rule(p.n_experts != 0, "{}: no experts", kFamily);
-  const uint32_t block_rows = p.n_experts % 2 == 0 && p.n_experts >= 256 ? 2 : 1;
-  return {.source = "decode_router.cu", .entry = "sj_decode_router",
-          .baked = {{"kCols", p.n_cols}, {"kExperts", p.n_experts}, {"kBlockRows", block_rows}, {"kEps", p.eps}, {"kWarps", kWarps}},
-          .launch = {.grid = {p.n_experts / block_rows}, .block = {32 * kWarps}},
-          .cost = {.bytes = 4.0 * p.n_experts * (p.n_cols + 1) + 8.0 * p.n_cols, .flops = 2.0 * p.n_experts * p.n_cols}};
+  return tuned_spec(tuning, fmt::format("decode_router: {}x{}", p.n_experts, p.n_cols), [&](TunePick& pick) -> KernelSpec {
+    const uint32_t n_warps = pick("kWarps", {4, 8, 16}, 8);
+    const uint32_t block_rows = pick("kBlockRows", admissible({1, 2, 4}, [&](uint32_t n) { return p.n_experts % n == 0; }),
+                                     p.n_experts % 2 == 0 && p.n_experts >= 256 ? 2 : 1);
+    return {.source = "decode_router.cu", .entry = "sj_decode_router",
+            .baked = {{"kCols", p.n_cols}, {"kExperts", p.n_experts}, {"kBlockRows", block_rows}, {"kEps", p.eps}, {"kWarps", n_warps}},
+            .launch = {.grid = {p.n_experts / block_rows}, .block = {32 * n_warps}},
+            .cost = {.bytes = 4.0 * p.n_experts * (p.n_cols + 1) + 8.0 * p.n_cols, .flops = 2.0 * p.n_experts * p.n_cols}};
+  });
 }
 
 KernelSpec decode_input_spec(const DecodeInputParams& p) {
@@ -154,52 +221,76 @@ KernelSpec decode_input_spec(const DecodeInputParams& p) {
           .cost = {.bytes = 12.0 * p.n_rows + normed_vec_bytes(p.n_rows), .flops = 4.0 * p.n_rows}};
 }
 
-KernelSpec decode_head_spec(const DecodeHeadParams& p, const DeviceInfo& device) {
+namespace {
+
+KernelSpec build_head(const DecodeHeadParams& p, const DeviceInfo& device, TunePick& pick) {
   constexpr const char* kFamily = "decode_head";
-  constexpr uint32_t kWarps = 8;
   const uint64_t row_bytes = decode_row_bytes(kFamily, p.dtype, p.n_cols);
   require_rule(p.n_rows != 0, "{}: no rows", kFamily);
   require_rule(normed_vec_bytes(p.n_cols) <= kStaticSmemBytes, "{}: the input takes {} bytes of shared memory, at most {}", kFamily,
                normed_vec_bytes(p.n_cols), kStaticSmemBytes);
   // As many rows in flight as fit, up to 3 slots of 4 rows a warp: that saturates memory with one block an SM.
-  const uint64_t budget = std::min<uint64_t>(device.smem_per_block_bytes, 176 * 1024) - normed_vec_bytes(p.n_cols) - 2048;
+  const uint64_t room = device.smem_per_block_bytes - normed_vec_bytes(p.n_cols) - 2048;
+  const uint64_t budget = std::min<uint64_t>(room, 176 * 1024 - normed_vec_bytes(p.n_cols) - 2048);
+  const uint32_t n_warps = pick("kWarps", {4, 8, 16}, 8);
   uint32_t slot_rows = 4;
-  while (slot_rows > 1 && 2 * kWarps * slot_rows * row_bytes > budget) slot_rows /= 2;
-  const uint32_t n_slots = static_cast<uint32_t>(std::min<uint64_t>(3, budget / (kWarps * slot_rows * row_bytes)));
-  require_rule(n_slots >= 1, "{}: rows of {} bytes don't fit the {} bytes of shared memory of a block", kFamily, row_bytes,
-               device.smem_per_block_bytes);
+  while (slot_rows > 1 && 2 * n_warps * slot_rows * row_bytes > budget) slot_rows /= 2;
+  slot_rows = pick("kSlotRows", admissible({1, 2, 4, 8}, [&](uint32_t n) { return n_warps * n * row_bytes <= room; }), slot_rows);
+  const uint32_t default_slots = static_cast<uint32_t>(std::clamp<uint64_t>(budget / (n_warps * slot_rows * row_bytes), 1, 3));
+  const uint32_t n_slots = pick("kSlots", admissible({2, 3, 4, 6, 8}, [&](uint32_t n) { return n_warps * slot_rows * n * row_bytes <= room; }),
+                                default_slots);
+  require_rule(n_warps * n_slots * slot_rows * row_bytes <= room, "{}: rows of {} bytes don't fit the {} bytes of shared memory of a block",
+               kFamily, row_bytes, device.smem_per_block_bytes);
   // About four blocks an SM in turn: the tail is short and the ring's start-up is hidden.
-  const uint32_t warp_rows = std::max(round_up(ceil_div(p.n_rows, 4 * device.n_sms * kWarps), slot_rows), slot_rows);
+  const uint32_t n_turns = pick("kBlocksPerSm", {1, 2, 3, 4, 6, 8}, 4);
+  const uint32_t warp_rows = std::max(round_up(ceil_div(p.n_rows, n_turns * device.n_sms * n_warps), slot_rows), slot_rows);
   return {.source = "decode_head.cu", .entry = "sj_decode_head",
           .baked = {{"kRows", p.n_rows}, {"kCols", p.n_cols}, {"kType", static_cast<uint32_t>(p.dtype)},
-                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kHasBias", p.has_bias}, {"kEps", p.eps}, {"kWarps", kWarps},
-                    {"kWarpRows", warp_rows}, {"kSlotRows", slot_rows}, {"kSlots", n_slots}},
-          .launch = {.grid = {ceil_div(p.n_rows, kWarps * warp_rows)}, .block = {32 * kWarps},
-                     .dynamic_smem_bytes = static_cast<uint32_t>(kWarps * n_slots * slot_rows * row_bytes)},
+                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kHasBias", p.has_bias}, {"kEps", p.eps}, {"kWarps", n_warps},
+                    {"kWarpRows", warp_rows}, {"kBlocksPerSm", n_turns}, {"kSlotRows", slot_rows}, {"kSlots", n_slots}},
+          .launch = {.grid = {ceil_div(p.n_rows, n_warps * warp_rows)}, .block = {32 * n_warps},
+                     .dynamic_smem_bytes = static_cast<uint32_t>(n_warps * n_slots * slot_rows * row_bytes)},
           .cost = {.bytes = static_cast<double>(p.n_rows) * (row_bytes + 4.0) + normed_vec_bytes(p.n_cols),
                    .flops = 2.0 * p.n_rows * p.n_cols}};
 }
 
+}  // namespace
+
+KernelSpec decode_head_spec(const DecodeHeadParams& p, const DeviceInfo& device, const Tuning& tuning) {
+  return tuned_spec(tuning, fmt::format("decode_head: {} {}x{}{}", dtype_name(p.dtype), p.n_rows, p.n_cols, p.has_bias ? ", biased" : ""),
+                    [&](TunePick& pick) { return build_head(p, device, pick); });
+}
+
 namespace {
+
+constexpr uint32_t kSlotBytes = 96 * 1024;   // of a block; more leaves no room for the blocks of the stages around
 
 /// How the slices of 16 tokens are shared out.
 struct AttentionSplit {
   uint32_t n_warps, n_slots, cluster, n_groups;
 };
 
-AttentionSplit split_attention(uint32_t n_slices, uint32_t head_dim, uint32_t slot_bytes, uint32_t dim_parts, uint32_t head_groups,
-                               const DeviceInfo& device) {
-  // A warp a query head at least, so that they are prepared at once; more than 12 warps or these bytes leave no room for the
-  // blocks of the stages around.
-  constexpr uint32_t kMinWarps = 8, kMaxWarps = 12, kBlockBytes = 96 * 1024;
-  // Splits meet in clusters through shared memory. Clusters are known to work on 9.0; where they are not, through memory,
-  // which costs more than a second slice for each warp.
-  const uint32_t max_cluster = device.compute_major == 9 ? 4 : 1;
-  const uint32_t static_bytes = 32 * head_dim + (max_cluster > 1 ? 32 * head_dim : 0) + 3 * 1024;   // q, shares, barriers
-  const uint32_t room = device.smem_per_block_bytes - static_bytes;
-  const uint32_t n_bytes = std::min(kBlockBytes, room), max_warps = std::min(n_bytes / slot_bytes, kMaxWarps) / dim_parts * dim_parts;
+struct AttentionShape {
+  uint32_t n_slices, head_dim, slot_bytes, dim_parts, head_groups;
+};
+
+// Splits meet in clusters through shared memory. Clusters are known to work on 9.0; where they are not, through memory,
+// which costs more than a second slice for each warp.
+uint32_t max_cluster(const DeviceInfo& device) { return device.compute_major == 9 ? 4 : 1; }
+
+/// Shared memory that is left for slots, beside q, shares and barriers.
+uint32_t attention_room(uint32_t head_dim, const DeviceInfo& device) {
+  return device.smem_per_block_bytes - (32 * head_dim + (max_cluster(device) > 1 ? 32 * head_dim : 0) + 3 * 1024);
+}
+
+AttentionSplit default_split(const AttentionShape& shape, const DeviceInfo& device) {
+  const auto& [n_slices, head_dim, slot_bytes, dim_parts, head_groups] = shape;
+  // A warp a query head at least, so that they are prepared at once; more than 12 warps leave no room for the blocks of the
+  // stages around.
+  constexpr uint32_t kMinWarps = 8, kMaxWarps = 12;
+  const uint32_t n_bytes = std::min(kSlotBytes, attention_room(head_dim, device)), max_warps = std::min(n_bytes / slot_bytes, kMaxWarps) / dim_parts * dim_parts;
   require_rule(max_warps != 0, "decode_attention: {} slices of {} bytes don't fit a block's shared memory", dim_parts, slot_bytes);
-  const uint32_t cluster = std::min(max_cluster, std::bit_ceil(ceil_div(n_slices, 4)));
+  const uint32_t cluster = std::min(max_cluster(device), std::bit_ceil(ceil_div(n_slices, 4)));
   if (n_slices * dim_parts <= 2 * max_warps * cluster)
     return {std::min(std::max(kMinWarps, ceil_div(n_slices, cluster) * dim_parts), max_warps), 1, cluster, 1};
   // Three blocks for four SMs read as fast as more of them, and there is less to join.
@@ -208,9 +299,25 @@ AttentionSplit split_attention(uint32_t n_slices, uint32_t head_dim, uint32_t sl
           std::min(ceil_div(n_slices * dim_parts, cluster * max_warps), max_groups)};
 }
 
-}  // namespace
+AttentionSplit pick_split(const AttentionShape& shape, const DeviceInfo& device, TunePick& pick) {
+  const AttentionSplit by_default = default_split(shape, device);
+  AttentionSplit split = by_default;
+  const uint32_t room = attention_room(shape.head_dim, device), n_parts = shape.n_slices * shape.dim_parts;
+  split.cluster = pick("kCluster", admissible({1, 2, 4}, [&](uint32_t n) { return n <= max_cluster(device); }), by_default.cluster);
+  split.n_warps = pick("kWarps", admissible({4, 8, 12, 16}, [&](uint32_t n) {
+    return n % shape.dim_parts == 0 && n * shape.slot_bytes <= room;
+  }), by_default.n_warps);
+  split.n_groups = pick("kGroups", admissible({1, 2, 3, 4, 6, 8, 12, 16, 24, 32}, [&](uint32_t n) {
+    return n <= ceil_div(n_parts, split.cluster * split.n_warps);
+  }), by_default.n_groups);
+  const bool is_default = split.cluster == by_default.cluster && split.n_warps == by_default.n_warps && split.n_groups == by_default.n_groups;
+  if (!is_default)
+    split.n_slots = n_parts <= 2 * split.n_warps * split.cluster * split.n_groups
+                        ? 1 : std::max(1u, std::min(kSlotBytes, room) / (split.n_warps * shape.slot_bytes));
+  return split;
+}
 
-KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInfo& device) {
+KernelSpec build_attention(const DecodeAttentionParams& p, const DeviceInfo& device, TunePick& pick) {
   constexpr const char* kFamily = "decode_attention";
   constexpr uint32_t kSliceTokens = 16;
   require_rule(p.n_head_kv != 0 && p.n_head % p.n_head_kv == 0, "{}: {} heads are not a multiple of {} KV heads", kFamily, p.n_head,
@@ -225,7 +332,7 @@ KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInf
   if (p.window_tokens != 0) n_slices = std::min(n_slices, ceil_div(p.window_tokens, kSliceTokens) + 1);
   const uint32_t dim_parts = p.head_dim > 256 ? p.head_dim / 128 : 1;   // more dims of o than a warp's registers hold
   const uint32_t slot_bytes = 2 * kSliceTokens * (p.head_dim + p.head_dim / dim_parts);
-  const AttentionSplit split = split_attention(n_slices, p.head_dim, slot_bytes, dim_parts, head_groups, device);
+  const AttentionSplit split = pick_split({n_slices, p.head_dim, slot_bytes, dim_parts, head_groups}, device, pick);
   return {.source = "decode_attention.cu", .entry = "sj_decode_attention",
           .baked = {{"kHeads", p.n_head}, {"kHeadsKv", p.n_head_kv}, {"kHeadDim", p.head_dim}, {"kRot", p.n_rot},
                     {"kIsInterleaved", p.is_interleaved}, {"kHasQkNorm", p.has_qk_norm}, {"kEps", p.eps}, {"kScale", p.scale},
@@ -235,6 +342,15 @@ KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInf
           .launch = {.grid = {split.cluster * split.n_groups, head_groups}, .block = {32 * split.n_warps},
                      .dynamic_smem_bytes = split.n_warps * split.n_slots * slot_bytes},
           .cost = {.bytes = 4.0 * (p.n_head + 2.0 * p.n_head_kv) * p.head_dim + quant_vec_bytes(p.n_head * p.head_dim), .flops = 0}};
+}
+
+}  // namespace
+
+KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInfo& device, const Tuning& tuning) {
+  const std::string window = p.window_tokens == 0 ? "" : fmt::format(", window {}", p.window_tokens);
+  return tuned_spec(tuning, fmt::format("decode_attention: {} of {} heads of {}, up to {} tokens{}", p.n_head_kv, p.n_head, p.head_dim,
+                                        p.max_tokens, window),
+                    [&](TunePick& pick) { return build_attention(p, device, pick); });
 }
 
 namespace {

@@ -1,5 +1,6 @@
 // The stages of a fused decode step (one token): int8 activations, weights requested before the dependency wait.
-// In: what lowering's decode rules gather from ops. Out: the specs of decode_*.cu. Called by runtime/fusion_decode.
+// In: what lowering's decode rules gather from ops, tuned values. Out: the specs of decode_*.cu, which declare their tunables.
+// Called by runtime/fusion_decode.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include "jit/base/dtype.h"
 #include "jit/device_info.h"
 #include "jit/kernel_spec.h"
+#include "jit/tuning.h"
 
 namespace sj {
 
@@ -28,7 +30,7 @@ struct DecodeGemvParams {
   bool has_bias = false;
   float eps = 0;                        ///< of the norm behind x, with is_normed
 };
-KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device);
+KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device, const Tuning& tuning = {});
 
 struct DecodeGluParams {
   DType dtype = DType::kQ4_K;           ///< of gate and up
@@ -37,19 +39,19 @@ struct DecodeGluParams {
   bool is_gelu = false;
   float eps = 0;
 };
-KernelSpec decode_glu_spec(const DecodeGluParams& p, const DeviceInfo& device);
+KernelSpec decode_glu_spec(const DecodeGluParams& p, const DeviceInfo& device, const Tuning& tuning = {});
 
 struct DecodeMoeDownParams {
   DType dtype = DType::kQ4_K;
   uint32_t n_rows = 0, n_ff = 0, n_experts = 0, n_used = 0;
 };
-KernelSpec decode_moe_down_spec(const DecodeMoeDownParams& p, const DeviceInfo& device);
+KernelSpec decode_moe_down_spec(const DecodeMoeDownParams& p, const DeviceInfo& device, const Tuning& tuning = {});
 
 struct DecodeRouterParams {
   uint32_t n_cols = 0, n_experts = 0;
   float eps = 0;
 };
-KernelSpec decode_router_spec(const DecodeRouterParams& p);
+KernelSpec decode_router_spec(const DecodeRouterParams& p, const Tuning& tuning = {});
 
 struct DecodeInputParams {
   uint32_t n_rows = 0;
@@ -62,7 +64,7 @@ struct DecodeHeadParams {
   bool has_bias = false;
   float eps = 0;
 };
-KernelSpec decode_head_spec(const DecodeHeadParams& p, const DeviceInfo& device);
+KernelSpec decode_head_spec(const DecodeHeadParams& p, const DeviceInfo& device, const Tuning& tuning = {});
 
 struct DecodeAttentionParams {
   uint32_t n_head = 0, n_head_kv = 0, head_dim = 0;
@@ -72,11 +74,11 @@ struct DecodeAttentionParams {
   uint32_t window_tokens = 0;           ///< 0: full
   uint32_t max_tokens = 0;              ///< positions that the launch can serve: 0 .. max_tokens - 1
 };
-KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInfo& device);
+KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInfo& device, const Tuning& tuning = {});
 /// Scratch of a spec made by decode_attention_spec: partial results, and counters that must be zero at first.
 uint64_t decode_attention_partial_bytes(const KernelSpec& spec);
 uint64_t decode_attention_counter_bytes(const KernelSpec& spec);
 
-// All throw kUnsupported naming the broken rule.
+// All throw kUnsupported naming the broken rule, and as tuned_spec does.
 
 }  // namespace sj

@@ -272,12 +272,12 @@ size_t fuse_decode_attention(LoweringContext& ctx, size_t i) {
   std::optional<KernelSpec> qkv_spec = try_spec(ctx, kRule, [&] {
     return decode_gemv_spec({.matrices = {matrix_of(*half->q), matrix_of(*half->k), matrix_of(*half->v)},
                              .n_cols = narrow(half->q->weight.n_cols), .is_normed = true, .has_bias = half->q->bias.has_value(),
-                             .eps = half->norm->eps}, ctx.device());
+                             .eps = half->norm->eps}, ctx.device(), ctx.tuning());
   });
-  std::optional<KernelSpec> attention_spec = try_spec(ctx, kRule, [&] { return decode_attention_spec(attention_params(ctx, *half), ctx.device()); });
+  std::optional<KernelSpec> attention_spec = try_spec(ctx, kRule, [&] { return decode_attention_spec(attention_params(ctx, *half), ctx.device(), ctx.tuning()); });
   std::optional<KernelSpec> o_spec = try_spec(ctx, kRule, [&] {
     return decode_gemv_spec({.matrices = {matrix_of(*half->o)}, .n_cols = out_dim, .finishes_rows = true,
-                             .has_bias = half->o->bias.has_value()}, ctx.device());
+                             .has_bias = half->o->bias.has_value()}, ctx.device(), ctx.tuning());
   });
   if (!qkv_spec || !attention_spec || !o_spec) return 0;
   const std::string layer = fmt::format("blk.{}", a.layer_idx);
@@ -319,13 +319,13 @@ size_t fuse_decode_moe(LoweringContext& ctx, size_t i) {
   const std::optional<Tail> tail = read_tail(ctx, kRule, at.idx(), x, at.out());
   if (!tail) return 0;
   const uint32_t n_cols = narrow(gate->weight.n_cols), n_ff = narrow(gate->weight.n_rows), n_rows = narrow(down->weight.n_rows);
-  std::optional<KernelSpec> router_spec = try_spec(ctx, kRule, [&] { return decode_router_spec({n_cols, route->n_experts, norm->eps}); });
+  std::optional<KernelSpec> router_spec = try_spec(ctx, kRule, [&] { return decode_router_spec({n_cols, route->n_experts, norm->eps}, ctx.tuning()); });
   std::optional<KernelSpec> glu_spec = try_spec(ctx, kRule, [&] {
     return decode_glu_spec({.dtype = gate->weight.dtype, .n_cols = n_cols, .n_ff = n_ff, .n_experts = route->n_experts,
-                            .n_used = route->n_used, .is_gelu = glu->activation == Activation::kGeluTanh, .eps = norm->eps}, ctx.device());
+                            .n_used = route->n_used, .is_gelu = glu->activation == Activation::kGeluTanh, .eps = norm->eps}, ctx.device(), ctx.tuning());
   });
   std::optional<KernelSpec> down_spec = try_spec(ctx, kRule, [&] {
-    return decode_moe_down_spec({down->weight.dtype, n_rows, n_ff, route->n_experts, route->n_used}, ctx.device());
+    return decode_moe_down_spec({down->weight.dtype, n_rows, n_ff, route->n_experts, route->n_used}, ctx.device(), ctx.tuning());
   });
   if (!router_spec || !glu_spec || !down_spec) return 0;
 
@@ -379,11 +379,11 @@ size_t fuse_decode_ffn(LoweringContext& ctx, size_t i) {
   const uint32_t n_ff = narrow(gate->weight.n_rows);
   std::optional<KernelSpec> glu_spec = try_spec(ctx, kRule, [&] {
     return decode_glu_spec({.dtype = gate->weight.dtype, .n_cols = narrow(gate->weight.n_cols), .n_ff = n_ff,
-                            .is_gelu = glu->activation == Activation::kGeluTanh, .eps = norm->eps}, ctx.device());
+                            .is_gelu = glu->activation == Activation::kGeluTanh, .eps = norm->eps}, ctx.device(), ctx.tuning());
   });
   std::optional<KernelSpec> down_spec = try_spec(ctx, kRule, [&] {
     return decode_gemv_spec({.matrices = {matrix_of(*down)}, .n_cols = n_ff, .finishes_rows = true, .has_bias = down->bias.has_value()},
-                            ctx.device());
+                            ctx.device(), ctx.tuning());
   });
   if (!glu_spec || !down_spec) return 0;
 
@@ -413,7 +413,7 @@ size_t fuse_decode_head(LoweringContext& ctx, size_t i) {
   if (head->result_scale) return ctx.refuse(kRule, "a result scale");
   std::optional<KernelSpec> spec = try_spec(ctx, kRule, [&] {
     return decode_head_spec({.dtype = head->weight.dtype, .n_rows = narrow(head->weight.n_rows), .n_cols = narrow(head->weight.n_cols),
-                             .has_bias = head->bias.has_value(), .eps = norm->eps}, ctx.device());
+                             .has_bias = head->bias.has_value(), .eps = norm->eps}, ctx.device(), ctx.tuning());
   });
   if (!spec) return 0;
   // Behind layers in float32 the head would be the only source of int8 noise.

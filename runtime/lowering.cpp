@@ -193,9 +193,9 @@ std::string dump(const Lowered& lowered) {
                                  lowered.weights.size(), lowered.values.size(), lowered.states.size());
   for (const LoweredLaunch& launch : lowered.launches) {
     const LaunchShape& shape = launch.spec.launch;
-    text += fmt::format("{:<24} {} grid {},{},{} block {} smem {}{}\n", launch.label, kernel_label(launch.spec), shape.grid.x,
+    text += fmt::format("{:<24} {} grid {},{},{} block {} smem {}{}{}\n", launch.label, kernel_label(launch.spec), shape.grid.x,
                         shape.grid.y, shape.grid.z, shape.block.x * shape.block.y * shape.block.z, shape.dynamic_smem_bytes,
-                        launch.pdl ? "" : " no-pdl");
+                        launch.pdl ? "" : " no-pdl", launch.spec.is_tuned ? " tuned: " + tune_text(tune_values(launch.spec)) : "");
     for (const ArgPatch& patch : launch.patches)
       text += fmt::format("{:<24}   +{:<3} {}\n", "", patch.args_offset, buffer_text(lowered, patch.ref));
   }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "jit/device_info.h"
+#include "jit/tuning.h"
 #include "models/model_desc.h"
 #include "models/op_graph.h"
 #include "runtime/lowered.h"
@@ -26,6 +27,7 @@ struct LoweringOptions {
   ActivationMode activations = ActivationMode::kAuto;
   /// Positions that a one-token step has to serve: fused attention is laid out for so many. 0: the whole context.
   uint32_t attend_tokens = 0;
+  Tuning tuning = {};
 };
 
 /// What a rule sees and writes to. Buffers are made by asking for them; asking twice gives the same buffer.
@@ -37,6 +39,7 @@ class LoweringContext {
   const ModelDesc& model() const { return model_; }
   const DeviceInfo& device() const { return device_; }
   ActivationMode activations() const { return options_.activations; }
+  const Tuning& tuning() const { return options_.tuning; }
   /// The KV cache holds floats instead of halves: with float32 activations, for comparisons.
   bool is_kv_f32() const { return options_.activations == ActivationMode::kF32; }
   uint32_t n_tokens() const { return graph_.options.n_tokens; }

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 
+#include "cache/tuning_db.h"
 #include "jit/base/log.h"
 
 namespace sj {
@@ -26,6 +28,7 @@ Environment read_environment() {
           .libnvrtc_path = variable("SPARKJIT_LIBNVRTC"),
           .bundle_paths = variable("SPARKJIT_BUNDLE"),
           .trust_path = variable("SPARKJIT_TRUST"),
+          .tuning_path = variable("SPARKJIT_TUNING"),
           .xdg_cache_home = variable("XDG_CACHE_HOME"),
           .xdg_config_home = variable("XDG_CONFIG_HOME"),
           .xdg_runtime_dir = variable("XDG_RUNTIME_DIR"),
@@ -69,6 +72,12 @@ SessionOptions resolve_options(SessionOptions options, const Environment& enviro
   if (options.bundle_paths.empty()) options.bundle_paths = split_paths(environment.bundle_paths);
   fill(options.cache_dir, environment.cache_dir);
   fill(options.cache_dir, default_cache_dir(environment.xdg_cache_home, environment.home));
+  fill(options.tuning_path, environment.tuning_path);
+  if (options.tuning_path.empty()) {
+    const std::string own = default_tuning_path(options.cache_dir);
+    std::error_code ignored;   // a folder that can't be searched holds no default file
+    options.tuning_path = options.may_compile && !own.empty() && std::filesystem::exists(own, ignored) ? own : "shipped";
+  }
   return options;
 }
 

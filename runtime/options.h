@@ -19,6 +19,7 @@ struct Environment {
   std::string libnvrtc_path;    ///< SPARKJIT_LIBNVRTC
   std::string bundle_paths;     ///< SPARKJIT_BUNDLE: files with colons between them
   std::string trust_path;       ///< SPARKJIT_TRUST
+  std::string tuning_path;      ///< SPARKJIT_TUNING
   std::string xdg_cache_home;   ///< XDG_CACHE_HOME
   std::string xdg_config_home;  ///< XDG_CONFIG_HOME
   std::string xdg_runtime_dir;  ///< XDG_RUNTIME_DIR
@@ -41,8 +42,9 @@ bool is_device_name(std::string_view device);
 std::vector<std::string> split_paths(std::string_view paths);
 
 /// Flag, else variable, else default, for each of cache_dir, libcuda_path, libnvrtc_path (the libraries' default is empty: the
-/// loader's rules), bundle_paths and trust_path (default: none). The cache's default is default_cache_dir(); "none" keeps
-/// kernels in memory only.
+/// loader's rules), bundle_paths and trust_path (default: none), tuning_path. The cache's default is default_cache_dir(); "none"
+/// keeps kernels in memory only. The tuning's default is default_tuning_path() when the file exists and kernels may be compiled,
+/// else "shipped": what is built in, which is what bundles hold.
 SessionOptions resolve_options(SessionOptions options, const Environment& environment);
 
 /// Options of the kernel cache of a session; `options` as resolve_options returns them.

@@ -90,6 +90,7 @@ const std::vector<Key>& known_keys() {
       path_key("libnvrtc", &SessionOptions::libnvrtc_path),
       {"bundle", "a path as a string, or a list of them", set_bundles},
       path_key("trust", &SessionOptions::trust_path),
+      path_key("tuning", &SessionOptions::tuning_path),
       bool_key("no_jit", [](bool value, SessionOptions& o) { o.may_compile = !value; }),
   };
   return keys;
@@ -169,6 +170,7 @@ void apply_config(const std::string& path, const Environment& environment, Sessi
   take_variable(options.libcuda_path, environment.libcuda_path);
   take_variable(options.libnvrtc_path, environment.libnvrtc_path);
   take_variable(options.trust_path, environment.trust_path);
+  take_variable(options.tuning_path, environment.tuning_path);
   if (std::vector<std::string> paths = split_paths(environment.bundle_paths); !paths.empty()) options.bundle_paths = std::move(paths);
 }
 

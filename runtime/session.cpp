@@ -13,11 +13,17 @@
 #include "runtime/cuda_session.h"
 #include "runtime/opened_model.h"
 #include "runtime/options.h"
+#include "runtime/session_tuning.h"
 
 namespace sj {
 namespace {
 
 constexpr uint32_t kDefaultCtxTokens = 4096;
+
+std::vector<Lowered> lower_tuned_steps(const ModelDesc& model, const Driver& drv, int ordinal, const SessionOptions& options) {
+  const DeviceInfo device = device_info(drv, ordinal);
+  return lower_steps(model, device, options, session_tuning(options, device, drv.version));
+}
 
 /// The steps for device 0 when it can serve, else nothing with the reason in `why`.
 std::optional<std::vector<Lowered>> find_gpu_steps(const SessionOptions& options, const OpenedModel& opened, const Driver*& drv,
@@ -25,7 +31,7 @@ std::optional<std::vector<Lowered>> find_gpu_steps(const SessionOptions& options
   drv = find_driver(options.libcuda_path, &why);
   if (drv == nullptr) return std::nullopt;
   try {
-    return lower_steps(opened.model, device_info(*drv, 0), options);
+    return lower_tuned_steps(opened.model, *drv, 0, options);
   } catch (const Error& error) {
     // Only what the card or this build can't do at all; a full memory or a broken kernel is the user's to know.
     if (error.kind() != ErrorKind::kUnsupported) throw;
@@ -113,7 +119,7 @@ std::unique_ptr<Session> open_with(const SessionOptions& asked, const std::funct
     return open_cpu_session(options, std::move(opened));
   }
   if (drv != nullptr) {
-    std::vector<Lowered> steps = lower_steps(opened.model, device_info(*drv, *ordinal), options);
+    std::vector<Lowered> steps = lower_tuned_steps(opened.model, *drv, *ordinal, options);
     return open_cuda_session(options, std::move(opened), *drv, *ordinal, std::move(steps));
   }
   return open_auto_session(options, std::move(opened));

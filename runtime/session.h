@@ -39,6 +39,7 @@ struct SessionOptions {
   std::string libcuda_path, libnvrtc_path;
   std::vector<std::string> bundle_paths;   ///< files of kernels compiled ahead, asked in this order before cache_dir
   std::string trust_path;               ///< public keys; every bundle must be signed by one of them. Empty: not asked for
+  std::string tuning_path;              ///< values of kernels' tunables; empty: the default file if it is there; "shipped", "none"
   bool may_compile = true;              ///< false: a kernel that is neither bundled nor cached is an error
   bool show_progress = true;
   bool expect_all_logits = false;       ///< CUDA: batches that feed(..., all_logits) wants are prepared; else it goes token by token

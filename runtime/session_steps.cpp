@@ -15,10 +15,18 @@ constexpr uint32_t kSmallBatchTokens = 64;   // of short contexts, and where all
 /// One-token steps for the positions below; beyond the last, every context has a layout of its own.
 constexpr uint32_t kAttendTokens[] = {256, 1024, 5120, 20480, 81920, 327680, 1310720, 5242880, 20971520};
 
-Lowered lower_step(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options, const GraphOptions& step,
-                   uint32_t attend_tokens = 0) {
-  return lower_graph(build_graph(model, step), model, device, {.activations = options.activations, .attend_tokens = attend_tokens});
-}
+/// What all steps of a model on a card share.
+struct StepMaker {
+  const ModelDesc& model;
+  const DeviceInfo& device;
+  const SessionOptions& options;
+  const Tuning& tuning;
+
+  Lowered operator()(const GraphOptions& step, uint32_t attend_tokens = 0) const {
+    return lower_graph(build_graph(model, step), model, device,
+                       {.activations = options.activations, .attend_tokens = attend_tokens, .tuning = tuning});
+  }
+};
 
 /// Tokens of the batched step: depends on the context only by being short or not, so that few sizes exist.
 uint32_t batch_tokens(const SessionOptions& options, uint32_t max_ctx_tokens, bool all_logits) {
@@ -33,20 +41,21 @@ uint32_t attend_size(uint32_t n_tokens) {
   return size == std::end(kAttendTokens) ? n_tokens : *size;
 }
 
-std::vector<Lowered> lower_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options) {
+std::vector<Lowered> lower_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options, const Tuning& tuning) {
+  const StepMaker lower{model, device, options, tuning};
   const uint32_t max_ctx_tokens = context_tokens(model, options.max_ctx_tokens);
   std::vector<Lowered> steps;
   for (uint32_t attend_tokens : kAttendTokens) {
     if (attend_tokens >= max_ctx_tokens) break;
-    Lowered step = lower_step(model, device, options, {.n_tokens = 1, .max_ctx_tokens = max_ctx_tokens}, attend_tokens);
+    Lowered step = lower({.n_tokens = 1, .max_ctx_tokens = max_ctx_tokens}, attend_tokens);
     if (step.attend_tokens == 0) break;   // nothing in it depends on the position
     steps.push_back(std::move(step));
   }
-  steps.push_back(lower_step(model, device, options, {.n_tokens = 1, .max_ctx_tokens = max_ctx_tokens}));
+  steps.push_back(lower({.n_tokens = 1, .max_ctx_tokens = max_ctx_tokens}));
   const bool all_logits = options.expect_all_logits;
   const uint32_t n_batch = batch_tokens(options, max_ctx_tokens, all_logits);
   if (n_batch > 1)
-    steps.push_back(lower_step(model, device, options, {.n_tokens = n_batch, .max_ctx_tokens = max_ctx_tokens, .all_logits = all_logits}));
+    steps.push_back(lower({.n_tokens = n_batch, .max_ctx_tokens = max_ctx_tokens, .all_logits = all_logits}));
   return steps;
 }
 
@@ -56,16 +65,17 @@ const Lowered& decode_step(std::span<const Lowered> steps, uint32_t n_past) {
   throw Error(ErrorKind::kInternal, fmt::format("no one-token step reaches position {}", n_past));
 }
 
-std::vector<Lowered> lower_all_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options) {
+std::vector<Lowered> lower_all_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options, const Tuning& tuning) {
   // The longest context has the one-token steps of all shorter ones; the batched step has three forms.
   SessionOptions longest = options;
   longest.max_ctx_tokens = kAttendTokens[std::size(kAttendTokens) - 1];
   longest.expect_all_logits = false;
-  std::vector<Lowered> steps = lower_steps(model, device, longest);
+  std::vector<Lowered> steps = lower_steps(model, device, longest, tuning);
+  const StepMaker lower{model, device, options, tuning};
   for (bool all_logits : {false, true}) {
     const uint32_t n_batch = batch_tokens(options, kSmallBatchTokens, all_logits);
     if (n_batch > 1)
-      steps.push_back(lower_step(model, device, options, {.n_tokens = n_batch, .max_ctx_tokens = kSmallBatchTokens, .all_logits = all_logits}));
+      steps.push_back(lower({.n_tokens = n_batch, .max_ctx_tokens = kSmallBatchTokens, .all_logits = all_logits}));
   }
   return steps;
 }

@@ -175,6 +175,7 @@ void Flags::kernels(SessionOptions& options) {
   text("--libnvrtc", options.libnvrtc_path, "compiler library to open instead of libnvrtc.so.13 or .12", "FILE");
   texts("--bundle", options.bundle_paths, "kernels that `sparkjit prewarm` compiled ahead; may be given several times", "FILE");
   text("--trust", options.trust_path, "load only bundles signed by a key in here", "FILE");
+  text("--tuning", options.tuning_path, "tile sizes that `sparkjit tune` found; shipped: only what is built in; none: defaults", "FILE");
   app_->add_flag_function("--no-jit", [&options](int64_t count) { options.may_compile = count == 0; },
                           "a kernel that is neither bundled nor cached is an error, not compiled");
 }

@@ -44,7 +44,7 @@ class Flags {
 
   /// --config: the options file and the variables are read into `options` before any flag declared later sets a value.
   void config(SessionOptions& options);
-  /// --cache-dir, --kernel-dir, --libnvrtc, --bundle, --trust, --no-jit: where kernels come from.
+  /// --cache-dir, --kernel-dir, --libnvrtc, --bundle, --trust, --tuning, --no-jit: where kernels come from.
   void kernels(SessionOptions& options);
   /// --config, -c, --device, -t, --f32, --sync-launches, --libcuda and those of kernels(): what every verb that opens a session
   /// takes.

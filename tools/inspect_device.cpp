@@ -15,12 +15,18 @@
 #include "runtime/options.h"
 #include "runtime/planner.h"
 #include "runtime/session_steps.h"
+#include "runtime/session_tuning.h"
 #include "runtime/weights.h"
 #include "tools/cli.h"
 #include "tools/predict.h"
 
 namespace sj {
 namespace {
+
+/// The driver that would run them is unknown, unless the card is here; records of any serve.
+std::vector<Lowered> inspected_steps(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options) {
+  return lower_steps(model, device, options, session_tuning(options, device, 0));
+}
 
 std::string step_title(const Lowered& step) {
   return fmt::format("step of {} token{}, logits of {}: {} launches, {} values, {} weights\n", step.n_tokens, step.n_tokens == 1 ? "" : "s",
@@ -49,12 +55,12 @@ DeviceInfo require_inspected_device(const std::string& name, const SessionOption
 
 std::string specs_text(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options) {
   std::string text;
-  for (const Lowered& step : lower_steps(model, device, options)) text += step_title(step) + dump(step) + "\n";
+  for (const Lowered& step : inspected_steps(model, device, options)) text += step_title(step) + dump(step) + "\n";
   return text;
 }
 
 std::string cubins_text(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options) {
-  const std::vector<Lowered> steps = lower_steps(model, device, options);
+  const std::vector<Lowered> steps = inspected_steps(model, device, options);
   const KernelTable table = collect_kernels(steps);
   KernelCache cache(kernel_cache_options(options, read_environment()));
   const BuiltKernels built = cache.build_kernels(table.specs, device.target(), options.n_threads);
@@ -73,14 +79,14 @@ std::string cubins_text(const ModelDesc& model, const DeviceInfo& device, const 
 
 std::string predict_text(const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options,
                          std::span<const uint32_t> depths) {
-  const std::vector<Lowered> steps = lower_steps(model, device, options);
+  const std::vector<Lowered> steps = inspected_steps(model, device, options);
   std::vector<Prediction> predictions;
   for (const uint32_t depth : depths) predictions.push_back(predict_decode(decode_step(steps, depth), depth, device));
   return format_predictions(device, predictions);
 }
 
 std::string plan_text(const GgufFile& file, const ModelDesc& model, const DeviceInfo& device, const SessionOptions& options) {
-  const std::vector<Lowered> steps = lower_steps(model, device, options);
+  const std::vector<Lowered> steps = inspected_steps(model, device, options);
   const FileWeights source(file, false);
   const WeightPlan weights(source, steps);
   const StatePlan states = plan_states(steps);

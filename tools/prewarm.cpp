@@ -21,6 +21,7 @@
 #include "runtime/options.h"
 #include "runtime/planner.h"
 #include "runtime/session_steps.h"
+#include "runtime/session_tuning.h"
 #include "tools/cli.h"
 #include "tools/inspect_device.h"
 
@@ -79,7 +80,7 @@ struct Work {
 void add_model(Work& work, const NamedModel& model, const DeviceInfo& device, const SessionOptions& session) {
   std::vector<Lowered> steps;
   try {
-    steps = lower_all_steps(model.model, device, session);
+    steps = lower_all_steps(model.model, device, session, session_tuning(session, device, 0));
   } catch (const Error& error) {
     throw error.with_frame(fmt::format("model {} on {}", model.name, device.name));
   }
@@ -109,7 +110,9 @@ Work plan_work(const PrewarmOptions& options, const SessionOptions& session) {
 }
 
 int run_prewarm(const PrewarmOptions& options) {
-  SessionOptions session = resolve_options(options.session, read_environment());
+  SessionOptions session = options.session;
+  if (session.tuning_path.empty()) session.tuning_path = "shipped";   // sweeps of this machine's card are not meant for others
+  session = resolve_options(session, read_environment());
   session.bundle_paths.clear();   // their cubins may be another compiler's; merging is what `bundle merge` is for
   session.trust_path.clear();
   session.activations = ActivationMode::kAuto;   // what an options file says of sessions here is not meant for these
@@ -159,6 +162,7 @@ void add_prewarm_verb(VerbTable& verbs) {
   flags.toggle("--f32", options->f32, "the kernels of --f32 sessions too");
   flags.integer("--prefill-tokens", session.prefill_tokens, 1, 1 << 20, "most tokens of a batch step, as the sessions will have it (default 512)");
   flags.integer("-t,--threads", session.n_threads, 0, 4096, "threads of the compiler; 0: all cores");
+  flags.text("--tuning", session.tuning_path, "database of tuned kernels to compile for; shipped: what is built in (default); none", "FILE");
   flags.text("--cache-dir", session.cache_dir, "kernels that are in here are not compiled again; new ones are added; none: nothing kept", "DIR");
   flags.text("--kernel-dir", session.kernel_dir, "kernel texts from here instead of the embedded ones", "DIR");
   flags.text("--libcuda", session.libcuda_path, "driver library for cuda:N", "FILE");
