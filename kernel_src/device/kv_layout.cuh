@@ -11,7 +11,10 @@ namespace sj {
 template <uint32_t kHeadDim>
 __device__ __forceinline__ uint32_t kv_unit(uint32_t row, uint32_t unit) {
   constexpr uint32_t kExchanged = kHeadDim % 64 == 0 ? 8 : kHeadDim % 32 == 0 ? 4 : kHeadDim % 16 == 0 ? 2 : 1;
-  return unit ^ (row % kExchanged);
+  // Wide heads: the same, with the upper part as an offset, so that a few places serve all units; one each would not fit the
+  // registers.
+  if constexpr (kHeadDim > 128) return unit / kExchanged * kExchanged + (unit % kExchanged ^ row % kExchanged);
+  else return unit ^ (row % kExchanged);
 }
 
 /// Place of element `dim` in row `row`.
