@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Fuzzes what reads strangers' bytes, with clang's libFuzzer under AddressSanitizer and UBSan: no crash, no input over 1 s, no
 # allocation over 512 MB. New inputs that reach new code are kept in build/fuzz/corpus; a finding's file is named and left there.
-# Usage: tools/fuzz.sh [SECONDS [TARGET...]]   (default: 30 s each of gguf tokenizer options cubin_entry bundle)
+# Usage: tools/fuzz.sh [SECONDS [TARGET...]]   (default: 30 s each of gguf tokenizer options tuning cubin_entry bundle)
 set -euo pipefail
 . "$(dirname "$0")/deps.sh"
 seconds=${1:-30}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(gguf tokenizer options cubin_entry bundle)
+[ ${#targets[@]} -gt 0 ] || targets=(gguf tokenizer options tuning cubin_entry bundle)
 
 install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" clang
 provide_cuda

@@ -13,6 +13,7 @@
 namespace sj {
 __attribute__((weak)) std::string default_cache_dir(const std::string&, const std::string&) { return {}; }
 __attribute__((weak)) std::string default_lock_dir(const std::string&) { return {}; }
+__attribute__((weak)) std::string default_tuning_path(const std::string&) { return {}; }
 }  // namespace sj
 
 namespace {

@@ -226,5 +226,16 @@ INSTANTIATE_TEST_SUITE_P(
         // No rotation at all.
         Case{{.n_head = 2, .n_head_kv = 1, .head_dim = 64, .n_rot = 0, .scale = 0.125f, .max_tokens = 64}, {0, 17, 63}}));
 
+TEST(DecodeAttentionDevice, MatchesF64WithEachTunableAtItsExtremes) {
+  SJ_SKIP_WITHOUT_GPU();
+  const DecodeAttentionParams p = {.n_head = 8, .n_head_kv = 2, .head_dim = 64, .n_rot = 64, .scale = 0.125f, .max_tokens = 1024};
+  KernelRunner gpu;
+  with_extreme_tunings(decode_attention_spec(p, with_sms(gpu.device(), 8)), [&](const Tuning& tuning) {
+    const KernelSpec spec = decode_attention_spec(p, with_sms(gpu.device(), 8), tuning);
+    SCOPED_TRACE(kernel_label(spec));
+    for (const uint32_t position : {130u, 1023u}) check_position(gpu, spec, p, position);
+  });
+}
+
 }  // namespace
 }  // namespace sj::test

@@ -23,6 +23,15 @@ inline std::vector<DType> quantised_types() {
   return types;
 }
 
+/// Calls `check` with tunings of `spec`'s kernel: each tunable at its lowest and its highest choice, the others as they are.
+template <class Check>
+void with_extreme_tunings(const KernelSpec& spec, Check&& check) {
+  ASSERT_FALSE(spec.tunables.empty());
+  for (const Tunable& tunable : spec.tunables)
+    for (const int64_t choice : {tunable.choices.front(), tunable.choices.back()})
+      if (choice != tune_values(spec).at(tunable.name)) check(Tuning{.chosen = {{spec.tune_key, {{tunable.name, choice}}}}, .is_strict = true});
+}
+
 /// A QuantVec's bytes, and the values they stand for.
 struct QuantisedVec {
   std::vector<uint8_t> bytes;

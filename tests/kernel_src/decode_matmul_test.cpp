@@ -171,10 +171,10 @@ INSTANTIATE_TEST_SUITE_P(Types, TypesCompile, ::testing::ValuesIn(quantised_type
 // ---- results
 
 /// One launch of decode_gemv against float64, on a card of `n_sms` SMs (0: the device's own number).
-void check_gemv(const DecodeGemvParams& p, uint32_t n_sms = 0) {
+void check_gemv(const DecodeGemvParams& p, uint32_t n_sms = 0, const Tuning& tuning = {}) {
   KernelRunner gpu;
   const DeviceInfo device = with_sms(gpu.device(), n_sms == 0 ? gpu.device().n_sms : n_sms);
-  const KernelSpec spec = decode_gemv_spec(p, device);
+  const KernelSpec spec = decode_gemv_spec(p, device, tuning);
   SCOPED_TRACE(kernel_label(spec));
   const std::vector<float> x = random_floats(p.n_cols, 1), norm = random_floats(p.n_cols, 2);
   const NormedInput normed = normed_input(x, norm, double(p.eps));
@@ -242,6 +242,13 @@ TEST(DecodeGemvDevice, ColumnsOfFewAndManySlices) {
   check_gemv({.matrices = {{DType::kIQ4_NL, 64}}, .n_cols = 1312, .finishes_rows = true});           // a slice of one chunk
 }
 
+TEST(DecodeGemvDevice, MatchesF64WithEachTunableAtItsExtremes) {
+  SJ_SKIP_WITHOUT_GPU();
+  for (const DecodeGemvParams& p : {DecodeGemvParams{.matrices = {{DType::kQ4_K, 70}, {DType::kQ6_K, 9}}, .n_cols = 768, .is_normed = true, .eps = 1e-6f},
+                                    DecodeGemvParams{.matrices = {{DType::kQ8_0, 32}}, .n_cols = 1312, .finishes_rows = true}})
+    with_extreme_tunings(decode_gemv_spec(p, KernelRunner().device()), [&](const Tuning& tuning) { check_gemv(p, 0, tuning); });
+}
+
 TEST(DecodeGemvDevice, ZeroVectorGivesTheBias) {
   SJ_SKIP_WITHOUT_GPU();
   KernelRunner gpu;
@@ -268,9 +275,9 @@ void append_hidden(const DecodeGluParams& p, const TestMatrix& gate, const TestM
   }
 }
 
-void check_glu(const DecodeGluParams& p) {
+void check_glu(const DecodeGluParams& p, const Tuning& tuning = {}) {
   KernelRunner gpu;
-  const KernelSpec spec = decode_glu_spec(p, gpu.device());
+  const KernelSpec spec = decode_glu_spec(p, gpu.device(), tuning);
   SCOPED_TRACE(kernel_label(spec));
   const uint32_t n_matrices = std::max(p.n_experts, 1u);
   const TestMatrix gate = random_matrix(p.dtype, std::size_t{n_matrices} * p.n_ff, p.n_cols, 1), up = random_matrix(p.dtype, std::size_t{n_matrices} * p.n_ff, p.n_cols, 2);
@@ -300,9 +307,15 @@ TEST(DecodeGluDevice, ChosenExpertsMatchF64InOrderOfRank) {
   check_glu({.dtype = DType::kQ4_1, .n_cols = 96, .n_ff = 32, .n_experts = 384, .n_used = 5, .eps = 1e-6f});
 }
 
-void check_moe_down(const DecodeMoeDownParams& p, std::vector<float> logits) {
+TEST(DecodeGluDevice, MatchesF64WithEachTunableAtItsExtremes) {
+  SJ_SKIP_WITHOUT_GPU();
+  const DecodeGluParams p = {.dtype = DType::kQ4_K, .n_cols = 256, .n_ff = 64, .n_experts = 128, .n_used = 2, .eps = 1e-6f};
+  with_extreme_tunings(decode_glu_spec(p, KernelRunner().device()), [&](const Tuning& tuning) { check_glu(p, tuning); });
+}
+
+void check_moe_down(const DecodeMoeDownParams& p, std::vector<float> logits, const Tuning& tuning = {}) {
   KernelRunner gpu;
-  const KernelSpec spec = decode_moe_down_spec(p, gpu.device());
+  const KernelSpec spec = decode_moe_down_spec(p, gpu.device(), tuning);
   SCOPED_TRACE(kernel_label(spec));
   const TestMatrix w = random_matrix(p.dtype, std::size_t{p.n_experts} * p.n_rows, p.n_ff, 1);
   const std::vector<float> residual = random_floats(p.n_rows, 3), next_norm = random_floats(p.n_rows, 4);
@@ -333,6 +346,12 @@ TEST(DecodeMoeDownDevice, MatchesF64) {
   check_moe_down({DType::kQ5_0, 64, 64, 512, 2}, router_logits(512, 10));
 }
 
+TEST(DecodeMoeDownDevice, MatchesF64WithEachTunableAtItsExtremes) {
+  SJ_SKIP_WITHOUT_GPU();
+  const DecodeMoeDownParams p = {DType::kQ4_K, 32, 768, 128, 8};
+  with_extreme_tunings(decode_moe_down_spec(p, KernelRunner().device()), [&](const Tuning& tuning) { check_moe_down(p, router_logits(128, 7), tuning); });
+}
+
 TEST(DecodeMoeDownDevice, TiesGoToTheLowerIdAndNanIsNeverChosen) {
   SJ_SKIP_WITHOUT_GPU();
   std::vector<float> logits(128, 1.0f);   // ids 3, 60, then 0, 1
@@ -356,9 +375,9 @@ TEST(DecodeMoeDownDevice, TiesGoToTheLowerIdAndNanIsNeverChosen) {
   EXPECT_EQ(ys[0], ys[1]);
 }
 
-void check_head(const DecodeHeadParams& p, uint32_t n_sms) {
+void check_head(const DecodeHeadParams& p, uint32_t n_sms, const Tuning& tuning = {}) {
   KernelRunner gpu;
-  const KernelSpec spec = decode_head_spec(p, with_sms(gpu.device(), n_sms));
+  const KernelSpec spec = decode_head_spec(p, with_sms(gpu.device(), n_sms), tuning);
   SCOPED_TRACE(kernel_label(spec));
   const TestMatrix m = random_matrix(p.dtype, p.n_rows, p.n_cols, 1);
   const std::vector<float> x = random_floats(p.n_cols, 2), norm = random_floats(p.n_cols, 3), bias = random_floats(p.n_rows, 4);
@@ -380,6 +399,12 @@ TEST(DecodeHeadDevice, MatchesF64WithRowsThatFillNoTile) {
   check_head({.dtype = DType::kQ8_0, .n_rows = 701, .n_cols = 576, .has_bias = true, .eps = 1e-5f}, 1);       // 24 rows a warp, a ring's second turn
   check_head({.dtype = DType::kQ4_K, .n_rows = 1023, .n_cols = 1280, .eps = 1e-5f}, 1);
   check_head({.dtype = DType::kQ4_0, .n_rows = 1, .n_cols = 32, .eps = 1e-5f}, 170);
+}
+
+TEST(DecodeHeadDevice, MatchesF64WithEachTunableAtItsExtremes) {
+  SJ_SKIP_WITHOUT_GPU();
+  const DecodeHeadParams p = {.dtype = DType::kQ8_0, .n_rows = 701, .n_cols = 576, .has_bias = true, .eps = 1e-5f};
+  with_extreme_tunings(decode_head_spec(p, with_sms(KernelRunner().device(), 1)), [&](const Tuning& tuning) { check_head(p, 1, tuning); });
 }
 
 TEST(DecodeHeadDevice, WideRowsUseSmallSlots) {

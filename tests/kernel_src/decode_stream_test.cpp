@@ -31,13 +31,14 @@ TEST(DecodeStreamCompile, FitsEveryTargetWithoutSpills) {
   EXPECT_TRUE(compiles_everywhere(decode_input_spec({4096})));
 }
 
-void check_router(const DecodeRouterParams& p) {
-  SCOPED_TRACE(kernel_label(decode_router_spec(p)));
+void check_router(const DecodeRouterParams& p, const Tuning& tuning = {}) {
+  const KernelSpec spec = decode_router_spec(p, tuning);
+  SCOPED_TRACE(kernel_label(spec));
   KernelRunner gpu;
   const TestMatrix w = random_matrix(DType::kF32, p.n_experts, p.n_cols, 1);
   const std::vector<float> x = random_floats(p.n_cols, 2, 3.0), norm = random_floats(p.n_cols, 3);
   const DecodeRouterArgs args = {.weights = upload_matrix(gpu, w), .norm = gpu.upload(norm), .x = gpu.upload(x), .logits = gpu.alloc<float>(p.n_experts)};
-  gpu.run(decode_router_spec(p), args);
+  gpu.run(spec, args);
   const ref::Vec normed = ref::rmsnorm(ref::to_f64(x), ref::to_f64(norm), p.n_cols, double(p.eps));
   // A thread's chain of up to n_cols / 256 products, 5 shuffles, 8 warps, the product with the norm; 1 / rms.
   const ref::Vec bound = dot_bound(w, normed, double(p.n_cols) / 256 + 4 + 5 + 8 + rms_roundings(p.n_cols));
@@ -51,6 +52,12 @@ TEST(DecodeRouterDevice, MatchesF64) {
   check_router({1412, 7, 1e-5f});    // neither columns nor rows fill anything
   check_router({1100, 256, 0.5f});   // two rows a block, an eps that counts
   check_router({4, 1, 1e-5f});
+}
+
+TEST(DecodeRouterDevice, MatchesF64WithEachTunableAtItsExtremes) {
+  SJ_SKIP_WITHOUT_GPU();
+  const DecodeRouterParams p = {1412, 128, 1e-6f};
+  with_extreme_tunings(decode_router_spec(p), [&](const Tuning& tuning) { check_router(p, tuning); });
 }
 
 TEST(DecodeInputDevice, QuantisesTheStreamForTheNextNormAndCopiesIt) {
