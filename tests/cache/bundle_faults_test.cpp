@@ -1,12 +1,6 @@
 // Writing a bundle on bad disks and with sudden ends: whoever reads finds the old one, the new one or none, and always a whole one.
 #include <gtest/gtest.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,52 +13,20 @@
 #include "jit/base/file.h"
 #include "tests/cache/bundle_bytes.h"
 #include "tests/support/child.h"
+#include "tests/support/syscall_faults.h"
 #include "tests/support/temp_folder.h"
 
 namespace sj {
 namespace {
 
+using test::Call;
 using test::fake_key;
+using test::kSkipped;
+using test::publish_calls;
 using test::run_in_child;
+using test::sabotage;
 using test::small_content;
 using test::TempFolder;
-
-constexpr int kSkipped = 77;
-
-/// From now on the kernel answers `call` with `action` (SECCOMP_RET_ERRNO | errno, or SECCOMP_RET_KILL_PROCESS) in this process.
-bool sabotage(long call, uint32_t action) {
-#if defined(__x86_64__)
-  constexpr uint32_t kArch = AUDIT_ARCH_X86_64;
-#else
-  constexpr uint32_t kArch = AUDIT_ARCH_AARCH64;
-#endif
-  sock_filter program[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kArch, 0, 3),
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, action),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  const sock_fprog filter{.len = std::size(program), .filter = program};
-  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
-}
-
-struct Call {
-  const char* name;
-  std::vector<long> numbers;   ///< whichever the C library uses
-};
-const std::vector<Call>& publish_calls() {
-  static const std::vector<Call> calls = {
-      {"openat", {SYS_openat}}, {"write", {SYS_write}}, {"fsync", {SYS_fsync}}, {"close", {SYS_close}},
-#if defined(SYS_rename)
-      {"rename", {SYS_rename, SYS_renameat, SYS_renameat2}},
-#else
-      {"rename", {SYS_renameat, SYS_renameat2}},
-#endif
-  };
-  return calls;
-}
 
 /// The old bundle has 2 entries, the new one 3.
 void expect_whole(const std::string& path, uint64_t n_entries) {

@@ -251,7 +251,7 @@ int wait_for(pid_t child) {
 }
 
 TEST_F(KernelCacheTest, ProcessesStartedTogetherCompileEachKeyOnce) {
-  constexpr int kKernels = 16, kProcesses = 4;
+  constexpr int kKernels = 32, kProcesses = 64;
   std::vector<pid_t> children;
   for (int i = 0; i < kProcesses; ++i) children.push_back(start_builder(folder_.path(), kKernels, folder_ / ("report" + std::to_string(i))));
   for (const pid_t child : children) EXPECT_EQ(wait_for(child), 0);

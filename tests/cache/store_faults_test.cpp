@@ -16,6 +16,7 @@
 #include "jit/base/file.h"
 #include "tests/cache/fake_cubin.h"
 #include "tests/support/child.h"
+#include "tests/support/syscall_faults.h"
 #include "tests/support/temp_folder.h"
 
 namespace sj {
@@ -23,11 +24,12 @@ namespace {
 
 using test::fake_cubin;
 using test::fake_key;
-using test::run_in_child;
+using test::kSkipped;
 using test::LogCapture;
+using test::publish_calls;
+using test::run_in_child;
+using test::sabotage;
 using test::TempFolder;
-
-constexpr int kSkipped = 77;
 
 /// The user that this process may act as without root's rights.
 bool become_ordinary_user() { return ::geteuid() != 0 || ::seteuid(65534) == 0; }
@@ -131,6 +133,54 @@ TEST(StoreFaults, FullDiskMeansOneWarningAndNoDamage) {
   });
   if (result == kSkipped) GTEST_SKIP() << "this system does not allow a mount in a user name space";
   EXPECT_EQ(result, 0);
+}
+
+/// Entry 1 is there; a child inserts entry 2 while the kernel answers each of `call` with `action`. 0: refused with one warning.
+int insert_with(const std::string& dir, const test::Call& call, uint32_t action) {
+  return run_in_child([&] {
+    const LogCapture capture;
+    CubinStore store(dir);
+    for (const long number : call.numbers)
+      if (!sabotage(number, action)) return kSkipped;
+    if (store.insert(fake_key(2), fake_cubin("sj_b"))) return 1;
+    return capture.lines().size() == 1 ? 0 : 2;
+  });
+}
+
+/// Whoever comes next finds entry 1 and no damage, and can publish entry 2.
+void expect_repairable(const std::string& dir, const char* call) {
+  const LogCapture capture;
+  CubinStore store(dir);
+  EXPECT_TRUE(store.find(fake_key(1))) << call;
+  EXPECT_TRUE(store.verify().damaged.empty()) << call;
+  EXPECT_TRUE(store.insert(fake_key(2), fake_cubin("sj_b"))) << call;
+  EXPECT_EQ(store.find(fake_key(2)).value().bytes, fake_cubin("sj_b").bytes) << call;
+  EXPECT_EQ(capture.lines().size(), 0u) << call;
+}
+
+TEST(StoreFaults, EachSystemCallThatFailsIsOneWarningAndLeavesTheStoreWhole) {
+  for (const test::Call& call : publish_calls())
+    for (const int error : {ENOSPC, EIO}) {
+      const TempFolder folder;
+      CubinStore(folder / "cache").insert(fake_key(1), fake_cubin("sj_a"));
+      const int result = insert_with(folder / "cache", call, SECCOMP_RET_ERRNO | static_cast<uint32_t>(error));
+      if (result == kSkipped) GTEST_SKIP() << "this system does not let a process filter its system calls";
+      EXPECT_EQ(result, 0) << call.name << ": " << errno_text(error);
+      for (const auto& item : std::filesystem::recursive_directory_iterator(folder.path()))
+        EXPECT_FALSE(is_temporary_name(item.path().filename().string())) << call.name << ": " << item.path();
+      expect_repairable(folder / "cache", call.name);
+    }
+}
+
+TEST(StoreFaults, DeathAtEachSystemCallLeavesTheStoreWhole) {
+  for (const test::Call& call : publish_calls()) {
+    const TempFolder folder;
+    CubinStore(folder / "cache").insert(fake_key(1), fake_cubin("sj_a"));
+    const int result = insert_with(folder / "cache", call, SECCOMP_RET_KILL_PROCESS);
+    if (result == kSkipped) GTEST_SKIP() << "this system does not let a process filter its system calls";
+    EXPECT_EQ(result, 1000 + SIGSYS) << call.name;
+    expect_repairable(folder / "cache", call.name);
+  }
 }
 
 // A writer is killed at 500 random moments; after each the store holds whole entries only, and the next writer goes on.
