@@ -81,6 +81,11 @@ TEST_F(BadInput, OverflowingDimension) {
   expect_error(run_model(folder_.write("x.gguf", padded(file))), kBadModel, {"x.gguf"});
 }
 
+TEST_F(BadInput, TypeWithoutAKernel) {
+  const std::string file = gguf_head(1, 0) + gguf_tensor("blk.0.ffn_up.weight", {256, 4}, 16, 0);
+  expect_error(run_model(folder_.write("x.gguf", padded(file))), kUnsupported, {"x.gguf", "blk.0.ffn_up.weight", "tensor type IQ2_XXS (id 16) is not supported"});
+}
+
 TEST_F(BadInput, OverlappingTensors) {
   const std::string file = gguf_head(2, 0) + gguf_tensor("first", {64}, 0, 0) + gguf_tensor("second", {64}, 0, 32);
   expect_error(run_model(folder_.write("x.gguf", padded(file) + std::string(1024, '\0'))), kBadModel, {"second"});
