@@ -1,9 +1,11 @@
-// y = W x / rms + b for a matrix of many rows (the vocabulary). x: NormedVec<kCols>    Each warp streams its rows through a
+// y = W x / rms + b for a matrix of many rows (the vocabulary); with kSamples also the next token: the lowest row with the
+// largest y. x: NormedVec<kCols>    Each warp streams its rows through a
 // ring of kSlots slots of kSlotRows rows; the first ones are requested before the dependency wait.
 // spec: decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/decode.cuh"
+#include "device/sample.cuh"
 
 #include "args/decode_head.h"
 
@@ -16,6 +18,8 @@ static_assert(kSlotRows == 1 || kSlotRows == 2 || kSlotRows == 4 || kSlotRows ==
 struct Shared {
   NormedVec<kCols> x;
   uint64_t arrived[kWarps][kSlots];
+  uint64_t warp_best[kWarps];
+  uint32_t has_nan;
 };
 
 /// Sums kSlotRows values over the warp: lane l gets value l * kSlotRows / 32.
@@ -40,6 +44,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_head(const Deco
   extern __shared__ __align__(128) uint8_t rings[];   // [kWarps][kSlots][kSlotBytes]
   __shared__ Shared shared;
   pdl_trigger();
+  if (kSamples && threadIdx.x == 0) shared.has_nan = 0;
   const uint32_t first_row = min_u32((blockIdx.x * kWarps + warp_idx()) * kWarpRows, kRows);
   const uint32_t n_rows = min_u32(kRows - first_row, kWarpRows), n_items = ceil_div(n_rows, kSlotRows);
   const uint8_t* from = args.weights + static_cast<size_t>(first_row) * kRowBytes;
@@ -61,6 +66,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_head(const Deco
   x.store(shared.x);
   __syncthreads();  // x is complete, the mbarriers are initialised
   const float factor = inverse_rms<kCols>(shared.x, kEps);
+  uint64_t best = 0;
+  bool has_nan = false;
   for (uint32_t item = 0; item < n_items; ++item) {
     const uint32_t slot = item % kSlots;
     mbarrier_wait(&arrived[slot], item / kSlots % 2);
@@ -78,9 +85,25 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_head(const Deco
     }
     const float sum = sum_of_32(sums) * factor;
     const uint32_t r = lane_idx() * kSlotRows / kWarpLanes, row = first_row + item * kSlotRows + r;
-    if (lane_idx() % (kWarpLanes / kSlotRows) == 0 && r < n_live) args.y[row] = kHasBias ? sum + args.bias[row] : sum;
+    if (lane_idx() % (kWarpLanes / kSlotRows) == 0 && r < n_live) {
+      const float y = kHasBias ? sum + args.bias[row] : sum;
+      args.y[row] = y;
+      const uint64_t key = argmax_key(y, row);
+      best = key > best ? key : best;
+      has_nan |= y != y;
+    }
     __syncwarp();  // every lane has read the slot
     if (item + kSlots < n_items && lane_idx() == 0) request(item + kSlots);
+  }
+  if constexpr (kSamples) {
+    best = warp_max(best);
+    if (lane_idx() == 0) shared.warp_best[warp_idx()] = best;
+    if (has_nan) atomicOr(&shared.has_nan, 1u);
+    __syncthreads();  // every warp's best and flag are in shared memory
+    if (threadIdx.x != 0) return;
+#pragma unroll
+    for (uint32_t w = 1; w < kWarps; ++w) best = shared.warp_best[w] > best ? shared.warp_best[w] : best;
+    sample_greedy<kRingSlots>(args.sample, best, shared.has_nan != 0);
   }
 }
 

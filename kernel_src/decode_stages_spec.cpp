@@ -227,6 +227,7 @@ KernelSpec build_head(const DecodeHeadParams& p, const DeviceInfo& device, TuneP
   constexpr const char* kFamily = "decode_head";
   const uint64_t row_bytes = decode_row_bytes(kFamily, p.dtype, p.n_cols);
   require_rule(p.n_rows != 0, "{}: no rows", kFamily);
+  require_rule((p.n_ring_slots & (p.n_ring_slots - 1)) == 0, "{}: {} ring slots are not a power of two", kFamily, p.n_ring_slots);
   require_rule(normed_vec_bytes(p.n_cols) <= kStaticSmemBytes, "{}: the input takes {} bytes of shared memory, at most {}", kFamily,
                normed_vec_bytes(p.n_cols), kStaticSmemBytes);
   // As many rows in flight as fit, up to 3 slots of 4 rows a warp: that saturates memory with one block an SM.
@@ -246,8 +247,8 @@ KernelSpec build_head(const DecodeHeadParams& p, const DeviceInfo& device, TuneP
   const uint32_t warp_rows = std::max(round_up(ceil_div(p.n_rows, n_turns * device.n_sms * n_warps), slot_rows), slot_rows);
   return {.source = "decode_head.cu", .entry = "sj_decode_head",
           .baked = {{"kRows", p.n_rows}, {"kCols", p.n_cols}, {"kType", static_cast<uint32_t>(p.dtype)},
-                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kHasBias", p.has_bias}, {"kEps", p.eps}, {"kWarps", n_warps},
-                    {"kWarpRows", warp_rows}, {"kBlocksPerSm", n_turns}, {"kSlotRows", slot_rows}, {"kSlots", n_slots}},
+                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kHasBias", p.has_bias}, {"kEps", p.eps},
+                    {"kSamples", p.n_ring_slots != 0}, {"kRingSlots", std::max(p.n_ring_slots, 1u)}, {"kWarps", n_warps}, {"kWarpRows", warp_rows}, {"kBlocksPerSm", n_turns}, {"kSlotRows", slot_rows}, {"kSlots", n_slots}},
           .launch = {.grid = {ceil_div(p.n_rows, n_warps * warp_rows)}, .block = {32 * n_warps},
                      .dynamic_smem_bytes = static_cast<uint32_t>(n_warps * n_slots * slot_rows * row_bytes)},
           .cost = {.bytes = static_cast<double>(p.n_rows) * (row_bytes + 4.0) + normed_vec_bytes(p.n_cols),

@@ -63,6 +63,7 @@ struct DecodeHeadParams {
   uint32_t n_rows = 0, n_cols = 0;
   bool has_bias = false;
   float eps = 0;
+  uint32_t n_ring_slots = 0;            ///< of the token ring, where the head samples the next token; 0: it does not
 };
 KernelSpec decode_head_spec(const DecodeHeadParams& p, const DeviceInfo& device, const Tuning& tuning = {});
 

@@ -411,9 +411,12 @@ size_t fuse_decode_head(LoweringContext& ctx, size_t i) {
   if (norm == nullptr || head == nullptr || ctx.op(i + 1).outputs[0] == kNoValue || ctx.n_uses(ctx.op(i).outputs[0]) != 1) return 0;
   if (head->weight.n_rows != ctx.model().n_vocab || ctx.op(i + 1).inputs[0] != ctx.op(i).outputs[0]) return 0;
   if (head->result_scale) return ctx.refuse(kRule, "a result scale");
+  // Where nothing follows it, the head samples: one launch less at the end of the chain.
+  const bool samples = ctx.op(i + 1).outputs[0] == ctx.graph().logits;
   std::optional<KernelSpec> spec = try_spec(ctx, kRule, [&] {
     return decode_head_spec({.dtype = head->weight.dtype, .n_rows = narrow(head->weight.n_rows), .n_cols = narrow(head->weight.n_cols),
-                             .has_bias = head->bias.has_value(), .eps = norm->eps}, ctx.device(), ctx.tuning());
+                             .has_bias = head->bias.has_value(), .eps = norm->eps, .n_ring_slots = samples ? kTokenRingSlots : 0},
+                            ctx.device(), ctx.tuning());
   });
   if (!spec) return 0;
   // Behind layers in float32 the head would be the only source of int8 noise.
@@ -425,6 +428,7 @@ size_t fuse_decode_head(LoweringContext& ctx, size_t i) {
                                       {offsetof(DecodeHeadArgs, x), x},
                                       {offsetof(DecodeHeadArgs, y), ctx.value(ctx.op(i + 1).outputs[0])}});
   if (head->bias) launch.patches.push_back({offsetof(DecodeHeadArgs, bias), ctx.weight(*head->bias, WeightForm::kF32)});
+  if (samples) add_sampling(ctx, launch, offsetof(DecodeHeadArgs, sample));
   launch.label = "output";
   ctx.emit(std::move(launch));
   return 2;

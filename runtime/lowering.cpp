@@ -20,13 +20,11 @@ constexpr uint64_t kElemBytes = 4;   // every activation is f32 or i32
 
 /// Greedy sampling on the device: the next step can start without the host.
 void lower_argmax(LoweringContext& ctx) {
-  ctx.launch(argmax_spec({.n_vocab = ctx.model().n_vocab, .n_ring_slots = kTokenRingSlots}), ArgmaxArgs{},
-             {{offsetof(ArgmaxArgs, logits), ctx.logits()},
-              {offsetof(ArgmaxArgs, scratch), ctx.state("argmax", sizeof(ArgmaxScratch))},
-              {offsetof(ArgmaxArgs, state), ctx.step_state()},
-              {offsetof(ArgmaxArgs, ring), ctx.token_ring()},
-              {offsetof(ArgmaxArgs, nan_step), ctx.nan_step()}},
-             "argmax");
+  LoweredLaunch launch = make_launch(argmax_spec({.n_vocab = ctx.model().n_vocab, .n_ring_slots = kTokenRingSlots}), ArgmaxArgs{},
+                                     {{offsetof(ArgmaxArgs, logits), ctx.logits()}});
+  add_sampling(ctx, launch, offsetof(ArgmaxArgs, sample));
+  launch.label = "argmax";
+  ctx.emit(std::move(launch));
   ctx.last_launch().layer = -1;
 }
 
@@ -171,6 +169,14 @@ size_t LoweringContext::refuse(std::string_view rule, std::string_view reason) {
   std::string note = fmt::format("{}: {}", rule, reason);
   if (notes_.insert(note).second) lowered_.notes.push_back(std::move(note));
   return 0;
+}
+
+void add_sampling(LoweringContext& ctx, LoweredLaunch& launch, size_t args_offset) {
+  launch.patches.insert(launch.patches.end(), {{args_offset + offsetof(SampleArgs, scratch), ctx.state("argmax", sizeof(ArgmaxScratch))},
+                                               {args_offset + offsetof(SampleArgs, state), ctx.step_state()},
+                                               {args_offset + offsetof(SampleArgs, ring), ctx.token_ring()},
+                                               {args_offset + offsetof(SampleArgs, nan_step), ctx.nan_step()}});
+  ctx.set_sampled();
 }
 
 Lowered lower_graph(const OpGraph& graph, const ModelDesc& model, const DeviceInfo& device, const LoweringOptions& options,

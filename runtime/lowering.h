@@ -127,6 +127,9 @@ struct FusionRule {
   std::function<size_t(LoweringContext& ctx, size_t op_idx)> apply;
 };
 
+/// Fills in the SampleArgs that lie at `args_offset` of the launch's arguments: this launch samples the next token.
+void add_sampling(LoweringContext& ctx, LoweredLaunch& launch, size_t args_offset);
+
 /// All rules in the order they are tried; runtime/fusion.cpp lists them. One-op lowering comes after them.
 std::span<const FusionRule> fusion_rules();
 

@@ -2,7 +2,11 @@
 #pragma once
 
 #ifndef __CUDACC_RTC__
+#include "kernel_src/args/argmax.h"
+
 #include <cstdint>
+#else
+#include "args/argmax.h"
 #endif
 
 namespace sj {
@@ -12,6 +16,7 @@ struct DecodeHeadArgs {
   const float* bias;        ///< [kRows] f32, or unused
   const void* x;            ///< NormedVec<kCols>
   float* y;                 ///< [kRows] f32
+  SampleArgs sample;        ///< unused where the head does not sample
 };
 
 }  // namespace sj

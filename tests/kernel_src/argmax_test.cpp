@@ -33,17 +33,17 @@ TEST(ArgmaxCompile, FitsEveryTargetWithoutSpills) {
 /// One session's sampling: the state and the ring live on from step to step.
 struct Sampling {
   explicit Sampling(uint32_t n_vocab, StepState state) : params{.n_vocab = n_vocab, .n_ring_slots = 4} {
-    args = {.logits = nullptr, .scratch = gpu.upload_value(ArgmaxScratch{}), .state = gpu.upload_value(state),
-            .ring = gpu.upload(std::vector<uint64_t>(4, 0)), .nan_step = gpu.upload_value(uint32_t{0})};
+    args = {.logits = nullptr, .sample = {.scratch = gpu.upload_value(ArgmaxScratch{}), .state = gpu.upload_value(state),
+                                          .ring = gpu.upload(std::vector<uint64_t>(4, 0)), .nan_step = gpu.upload_value(uint32_t{0})}};
   }
   int32_t step(const std::vector<float>& logits) {
     args.logits = gpu.upload(logits);
     gpu.run(argmax_spec(params), args);
     return state().token;
   }
-  StepState state() { return gpu.download(args.state, 1)[0]; }
-  std::vector<uint64_t> ring() { return gpu.download(args.ring, 4); }
-  uint32_t nan_step() { return gpu.download(args.nan_step, 1)[0]; }
+  StepState state() { return gpu.download(args.sample.state, 1)[0]; }
+  std::vector<uint64_t> ring() { return gpu.download(args.sample.ring, 4); }
+  uint32_t nan_step() { return gpu.download(args.sample.nan_step, 1)[0]; }
 
   KernelRunner gpu;
   ArgmaxParams params;

@@ -3,6 +3,7 @@
 #include "kernel_src/args/decode_glu.h"
 #include "kernel_src/args/decode_head.h"
 #include "kernel_src/args/decode_moe_down.h"
+#include "kernel_src/args/step_state.h"
 #include "kernel_src/decode_stages_spec.h"
 #include "tests/kernel_src/decode_data.h"
 
@@ -84,6 +85,7 @@ TEST(DecodeMatmulSpec, ExpertStagesRefuseWhatTheyCannotServe) {
 
 TEST(DecodeMatmulSpec, HeadRefusesWhatItCannotServe) {
   const auto make = [](DecodeHeadParams p) { return [p] { decode_head_spec(p, rtx5090()); }; };
+  EXPECT_TRUE(is_refused(make({.n_rows = 10, .n_cols = 256, .n_ring_slots = 6}), "decode_head: 6 ring slots are not a power of two"));
   EXPECT_TRUE(is_refused(make({.dtype = DType::kF32, .n_rows = 10, .n_cols = 256}), "found F32"));
   EXPECT_TRUE(is_refused(make({.n_rows = 0, .n_cols = 256}), "decode_head: no rows"));
   EXPECT_TRUE(is_refused(make({.dtype = DType::kQ8_0, .n_rows = 10, .n_cols = 16384}), "don't fit the 101376 bytes"));
@@ -130,7 +132,7 @@ TEST_P(DecodeMatmulCompile, EveryStageOfTheModelFitsEveryCard) {
     return decode_gemv_spec({.matrices = {{m.down, m.d_model}}, .n_cols = m.n_ff, .finishes_rows = true}, device);
   }));
   EXPECT_TRUE(fits_profiled_devices([&](const DeviceInfo& device) {
-    return decode_head_spec({.dtype = m.head, .n_rows = 49152, .n_cols = m.d_model, .has_bias = m.has_bias, .eps = 1e-6f}, device);
+    return decode_head_spec({.dtype = m.head, .n_rows = 49152, .n_cols = m.d_model, .has_bias = m.has_bias, .eps = 1e-6f, .n_ring_slots = 256}, device);
   }));
 }
 INSTANTIATE_TEST_SUITE_P(
@@ -155,7 +157,7 @@ TEST(ExpertsCompile, Qwen3_30B_A3BFitsEveryCard) {
     return decode_glu_spec({.dtype = DType::kQ4_K, .n_cols = 2048, .n_ff = 768, .n_experts = 128, .n_used = 8, .eps = 1e-6f}, device);
   }));
   EXPECT_TRUE(fits_profiled_devices([](const DeviceInfo& device) {
-    return decode_head_spec({.dtype = DType::kQ6_K, .n_rows = 151936, .n_cols = 2048, .eps = 1e-6f}, device);
+    return decode_head_spec({.dtype = DType::kQ6_K, .n_rows = 151936, .n_cols = 2048, .eps = 1e-6f, .n_ring_slots = 256}, device);
   }));
 }
 
@@ -382,7 +384,11 @@ void check_head(const DecodeHeadParams& p, uint32_t n_sms, const Tuning& tuning 
   const TestMatrix m = random_matrix(p.dtype, p.n_rows, p.n_cols, 1);
   const std::vector<float> x = random_floats(p.n_cols, 2), norm = random_floats(p.n_cols, 3), bias = random_floats(p.n_rows, 4);
   const NormedInput in = normed_input(x, norm, double(p.eps));
-  const DecodeHeadArgs args = {.weights = upload_matrix(gpu, m), .bias = p.has_bias ? gpu.upload(bias) : nullptr, .x = gpu.upload(in.bytes), .y = gpu.alloc<float>(p.n_rows + 1)};
+  DecodeHeadArgs args = {.weights = upload_matrix(gpu, m), .bias = p.has_bias ? gpu.upload(bias) : nullptr, .x = gpu.upload(in.bytes),
+                         .y = gpu.alloc<float>(p.n_rows + 1), .sample = {}};
+  if (p.n_ring_slots != 0)
+    args.sample = {.scratch = gpu.upload_value(ArgmaxScratch{}), .state = gpu.upload_value(StepState{.position = 5, .n_tokens = 1, .token = -1, .step_idx = 0}),
+                   .ring = gpu.upload(std::vector<uint64_t>(p.n_ring_slots, 0)), .nan_step = gpu.upload_value(uint32_t{0})};
   gpu.run(spec, args);
   ref::Vec want = ref::matmul(m.values, in.values, p.n_rows, p.n_cols), bound = decode_dot_bound(m, in.values, rms_roundings(p.n_cols));
   for (uint32_t r = 0; r < p.n_rows && p.has_bias; ++r)
@@ -391,6 +397,39 @@ void check_head(const DecodeHeadParams& p, uint32_t n_sms, const Tuning& tuning 
   EXPECT_EQ(y.back(), unwritten());
   y.pop_back();
   EXPECT_TRUE(is_close(y, want, bound));
+  if (p.n_ring_slots == 0) return;
+  const auto best = uint32_t(std::max_element(y.begin(), y.end()) - y.begin());
+  for (uint32_t step = 0; step < 3; ++step) {   // the scratch is left zeroed, so that the next launch finds its own maximum
+    const StepState state = gpu.download(args.sample.state, 1)[0];
+    EXPECT_EQ(state.token, int32_t(best));
+    EXPECT_EQ(state.position, 6 + int32_t(step));
+    EXPECT_EQ(state.step_idx, step + 1);
+    EXPECT_EQ(gpu.download(args.sample.ring, p.n_ring_slots)[step % p.n_ring_slots], uint64_t{step + 1} << 32 | best);
+    gpu.run(spec, args);
+  }
+  EXPECT_EQ(gpu.download(args.sample.nan_step, 1)[0], 0u);
+}
+
+TEST(DecodeHeadDevice, SamplesTheLargestLogit) {
+  SJ_SKIP_WITHOUT_GPU();
+  check_head({.dtype = DType::kQ8_0, .n_rows = 701, .n_cols = 576, .has_bias = true, .eps = 1e-5f, .n_ring_slots = 2}, 1);
+  check_head({.dtype = DType::kQ6_K, .n_rows = 257, .n_cols = 512, .eps = 1e-6f, .n_ring_slots = 4}, 170);
+}
+
+TEST(DecodeHeadDevice, ReportsNaNs) {
+  SJ_SKIP_WITHOUT_GPU();
+  KernelRunner gpu;
+  const DecodeHeadParams p = {.dtype = DType::kQ8_0, .n_rows = 70, .n_cols = 64, .has_bias = true, .eps = 1e-5f, .n_ring_slots = 2};
+  std::vector<float> bias(p.n_rows, 0.0f);
+  bias[69] = std::numeric_limits<float>::quiet_NaN();
+  bias[33] = 1e6f;
+  const DecodeHeadArgs args = {.weights = upload_matrix(gpu, random_matrix(p.dtype, p.n_rows, p.n_cols, 1)), .bias = gpu.upload(bias),
+                               .x = gpu.upload(normed_input(random_floats(64, 2), random_floats(64, 3), 1e-5).bytes), .y = gpu.alloc<float>(p.n_rows),
+                               .sample = {.scratch = gpu.upload_value(ArgmaxScratch{}), .state = gpu.upload_value(StepState{.position = 0, .n_tokens = 1, .token = 0, .step_idx = 0}),
+                                          .ring = gpu.upload(std::vector<uint64_t>(2, 0)), .nan_step = gpu.upload_value(uint32_t{0})}};
+  gpu.run(decode_head_spec(p, gpu.device()), args);
+  EXPECT_EQ(gpu.download(args.sample.state, 1)[0].token, 33) << "a NaN never wins";
+  EXPECT_EQ(gpu.download(args.sample.nan_step, 1)[0], 1u);
 }
 
 TEST(DecodeHeadDevice, MatchesF64WithRowsThatFillNoTile) {

@@ -115,9 +115,9 @@ void add_twice(Bench& bench) {
 
 void pick_largest(Bench& bench, bool is_scratch_zeroed) {
   constexpr uint32_t kVocab = 40000;
-  const ArgmaxArgs args = {.logits = bench.memory<float>(kVocab), .scratch = bench.memory<ArgmaxScratch>(1, is_scratch_zeroed),
-                           .state = bench.memory<StepState>(1), .ring = bench.memory<uint64_t>(8),
-                           .nan_step = bench.memory<uint32_t>(1)};
+  const ArgmaxArgs args = {.logits = bench.memory<float>(kVocab), .sample = {
+                               .scratch = bench.memory<ArgmaxScratch>(1, is_scratch_zeroed), .state = bench.memory<StepState>(1),
+                               .ring = bench.memory<uint64_t>(8), .nan_step = bench.memory<uint32_t>(1)}};
   bench.run(argmax_spec({.n_vocab = kVocab, .n_ring_slots = 8}), args);
 }
 
