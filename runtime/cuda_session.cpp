@@ -10,8 +10,8 @@
 #include "cache/kernel_cache.h"
 #include "jit/base/log.h"
 #include "kernel_src/args/step_state.h"
+#include "runtime/device_load.h"
 #include "runtime/executor.h"
-#include "runtime/kv_cache.h"
 #include "runtime/lowering.h"
 #include "runtime/memory_plan.h"
 #include "runtime/options.h"
@@ -106,10 +106,7 @@ class CudaSession : public Session {
 
   void load(const SessionOptions& options, const std::vector<Lowered>& steps);
   void build_kernels(const SessionOptions& options, const std::vector<Lowered>& steps, KernelTable& table);
-  std::unique_ptr<WeightSource> weight_source() const;
   std::optional<std::vector<LaunchSlice>> trace_decode(const std::function<void()>& prepare);
-  MemoryNeeds memory_needs(const std::vector<Lowered>& steps, const WeightPlan& weights, const StatePlan& states,
-                           std::span<const ArenaPlan> arenas) const;
 
   void write_inputs(uint32_t n_tokens, TokenId token, std::span<const TokenId> tokens);
   void run_chunk(std::span<const TokenId> tokens);
@@ -163,32 +160,18 @@ void CudaSession::build_kernels(const SessionOptions& options, const std::vector
   timings.module_load_us = elapsed_us(load_start);
 }
 
-MemoryNeeds CudaSession::memory_needs(const std::vector<Lowered>& steps, const WeightPlan& weights, const StatePlan& states,
-                                      std::span<const ArenaPlan> arenas) const {
-  MemoryNeeds needs{.weight_bytes = weights.n_bytes(), .kv_bytes = kv_cache_bytes(model(), max_ctx_tokens_, is_kv_f32_)};
-  needs.state_bytes = states.device_bytes - std::min(states.device_bytes, needs.kv_bytes);
-  for (size_t i = 0; i < steps.size(); ++i) needs.arena_bytes = std::max(needs.arena_bytes, arenas[i].n_bytes);
-  needs.kv_bytes_per_page = needs.kv_bytes / n_kv_pages(max_ctx_tokens_);
-  return needs;
-}
-
-std::unique_ptr<WeightSource> CudaSession::weight_source() const {
-  if (opened_.weight_seed) return std::make_unique<SyntheticWeights>(opened_.file, *opened_.weight_seed);
-  return std::make_unique<FileWeights>(opened_.file, device_.is_integrated);
-}
-
 void CudaSession::load(const SessionOptions& options, const std::vector<Lowered>& steps) {
   const Driver& drv = context_.driver();
   log_info("device", "{}", device_name());
   for (const Lowered& step : steps)
     for (const std::string& note : step.notes) log_debug("fusion", "{} tokens: {}", step.n_tokens, note);
-  const std::unique_ptr<WeightSource> source = weight_source();
+  const std::unique_ptr<WeightSource> source = weight_source(opened_, device_);
   weight_plan_ = std::make_unique<WeightPlan>(*source, steps);
   StatePlan states = plan_states(steps);
   std::vector<ArenaPlan> arenas;
   for (const Lowered& step : steps) arenas.push_back(plan_arena(step));
   const MemoryInfo memory = memory_info(drv);
-  require_fits(memory_needs(steps, *weight_plan_, states, arenas), memory.free_bytes, memory.total_bytes, device_.name,
+  require_fits(memory_needs(model(), max_ctx_tokens_, is_kv_f32_, *weight_plan_, states, arenas), memory.free_bytes, memory.total_bytes, device_.name,
                opened_.weight_seed ? "--layers takes fewer of the model's layers" : "--device cpu needs no GPU memory");
 
   KernelTable table;
@@ -238,19 +221,8 @@ void CudaSession::fill_context(uint32_t n_tokens, uint32_t seed) {
   if (n_tokens > max_ctx_tokens_)
     throw Error(ErrorKind::kUsage, fmt::format("{} tokens don't fit the context of {}; raise --ctx", n_tokens, max_ctx_tokens_));
   context_.make_current();
-  constexpr uint64_t kBlockBytes = 4 << 20;
-  PinnedBuffer block(context_.driver(), kBlockBytes, "random keys and values");
-  fill_random_kv({block.data(), kBlockBytes}, is_kv_f32_, seed);
   executor_.guarded("filling the context", [&] {
-    for (size_t layer = 0; layer < model().layers.size(); ++layer)
-      for (const char* pool : {"k", "v"}) {
-        // The page table is the identity, so the first positions are the first bytes of a pool.
-        const uint64_t n_bytes = kv_pool_bytes(model().layers[layer].attention, n_tokens, is_kv_f32_);
-        const CUdeviceptr to = memory_->state_ptr(fmt::format("kv.{}.{}", pool, layer));
-        for (uint64_t at = 0; at < n_bytes; at += kBlockBytes)
-          copy_to_device(executor_.stream(), to + at, block.data(), std::min(kBlockBytes, n_bytes - at));
-      }
-    executor_.stream().synchronize("filling the context");
+    fill_kv_cache(context_.driver(), executor_.stream(), *memory_, model(), is_kv_f32_, n_tokens, seed);
   });
   n_past_ = n_tokens;
 }

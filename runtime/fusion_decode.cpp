@@ -38,7 +38,7 @@ BufferRef normed_input(LoweringContext& ctx, ValueId x, const RmsNormOp& norm) {
   const std::string form = normed_form(norm.weight);
   if (const BufferRef* found = ctx.find_form(x, form)) return *found;
   const uint32_t n_rows = ctx.row_elems(x);
-  const BufferRef normed = ctx.new_value(fmt::format("{}.normed", ctx.graph_value(x).name), normed_vec_bytes(n_rows));
+  const BufferRef normed = ctx.new_value(fmt::format("{}.normed", ctx.graph_value(x).name), normed_vec_bytes(n_rows), ValueForm::kNormedVec);
   ctx.launch(decode_input_spec({.n_rows = n_rows}), DecodeInputArgs{},
              {{offsetof(DecodeInputArgs, x), ctx.value(x)},
               {offsetof(DecodeInputArgs, next_norm), ctx.weight(norm.weight, WeightForm::kF32)},
@@ -54,7 +54,8 @@ struct Finish {
   BufferRef residual, y, next_norm, next;
 };
 Finish finish_buffers(LoweringContext& ctx, ValueId residual, ValueId y, const RmsNormOp& next_norm) {
-  const BufferRef next = ctx.new_value(fmt::format("{}.normed", ctx.graph_value(y).name), normed_vec_bytes(ctx.row_elems(y)));
+  const BufferRef next = ctx.new_value(fmt::format("{}.normed", ctx.graph_value(y).name), normed_vec_bytes(ctx.row_elems(y)),
+                                       ValueForm::kNormedVec);
   ctx.set_form(y, normed_form(next_norm.weight), next);
   return {ctx.value(residual), ctx.value(y), ctx.weight(next_norm.weight, WeightForm::kF32), next};
 }
@@ -282,8 +283,8 @@ size_t fuse_decode_attention(LoweringContext& ctx, size_t i) {
   if (!qkv_spec || !attention_spec || !o_spec) return 0;
   const std::string layer = fmt::format("blk.{}", a.layer_idx);
   const BufferRef x = normed_input(ctx, half->x, *half->norm);
-  const BufferRef qkv = ctx.new_value(layer + ".qkv", uint64_t{4} * (a.n_head + 2 * a.n_head_kv) * a.head_dim);
-  const BufferRef out = ctx.new_value(layer + ".attention", quant_vec_bytes(out_dim));
+  const BufferRef qkv = ctx.new_value(layer + ".qkv", uint64_t{4} * (a.n_head + 2 * a.n_head_kv) * a.head_dim, ValueForm::kF32);
+  const BufferRef out = ctx.new_value(layer + ".attention", quant_vec_bytes(out_dim), ValueForm::kQuantVec);
   emit_qkv(ctx, *half, std::move(*qkv_spec), x, qkv);
   emit_attention(ctx, *half, std::move(*attention_spec), qkv, out);
   const Finish to = finish_buffers(ctx, half->x, half->tail.y, *half->tail.next_norm);
@@ -331,8 +332,8 @@ size_t fuse_decode_moe(LoweringContext& ctx, size_t i) {
 
   const int layer = LoweringContext::layer_of(ctx.op(i));
   const BufferRef normed = normed_input(ctx, x, *norm);
-  const BufferRef scores = ctx.new_value(fmt::format("blk.{}.router", layer), uint64_t{4} * route->n_experts);
-  const BufferRef hidden = ctx.new_value(fmt::format("blk.{}.ffn_h", layer), quant_vec_bytes(route->n_used * n_ff));
+  const BufferRef scores = ctx.new_value(fmt::format("blk.{}.router", layer), uint64_t{4} * route->n_experts, ValueForm::kF32);
+  const BufferRef hidden = ctx.new_value(fmt::format("blk.{}.ffn_h", layer), quant_vec_bytes(route->n_used * n_ff), ValueForm::kQuantVec);
   ctx.launch(std::move(*router_spec), DecodeRouterArgs{},
              {{offsetof(DecodeRouterArgs, weights), ctx.weight(router->weight)},
               {offsetof(DecodeRouterArgs, norm), ctx.weight(norm->weight, WeightForm::kF32)},
@@ -389,7 +390,7 @@ size_t fuse_decode_ffn(LoweringContext& ctx, size_t i) {
 
   const int layer = LoweringContext::layer_of(ctx.op(i));
   const BufferRef normed = normed_input(ctx, x, *norm);
-  const BufferRef hidden = ctx.new_value(fmt::format("blk.{}.ffn_h", layer), quant_vec_bytes(n_ff));
+  const BufferRef hidden = ctx.new_value(fmt::format("blk.{}.ffn_h", layer), quant_vec_bytes(n_ff), ValueForm::kQuantVec);
   ctx.launch(std::move(*glu_spec), DecodeGluArgs{},
              {{offsetof(DecodeGluArgs, gate), ctx.weight(gate->weight)},
               {offsetof(DecodeGluArgs, up), ctx.weight(up->weight)},

@@ -51,10 +51,20 @@ struct WeightUse {
   bool operator==(const WeightUse&) const = default;
 };
 
+/// What the bytes of a value mean; for comparisons of values, the kernels know it themselves.
+enum class ValueForm : uint8_t {
+  kOpaque,     ///< scratch, or not known
+  kF32,
+  kI32,
+  kQuantVec,   ///< int8 groups, device/weight_dot.cuh; quant_vec_bytes() of its length
+  kNormedVec,  ///< a QuantVec and sums of squares; normed_vec_bytes() of its length
+};
+
 /// An activation or scratch buffer of one step. Its content is undefined when the step begins.
 struct LoweredValue {
   std::string name;
   uint64_t n_bytes = 0;
+  ValueForm form = ValueForm::kOpaque;
 };
 
 enum class StateHome : uint8_t {

@@ -89,11 +89,11 @@ BufferRef LoweringContext::value(ValueId id) {
   const auto found = values_.find(id);
   if (found != values_.end()) return found->second;
   const Value& value = graph_.values[id];
-  return values_[id] = new_value(value.name, value.n_elems() * kElemBytes);
+  return values_[id] = new_value(value.name, value.n_elems() * kElemBytes, value.type == ValueType::kI32 ? ValueForm::kI32 : ValueForm::kF32);
 }
 
-BufferRef LoweringContext::new_value(std::string name, uint64_t n_bytes) {
-  lowered_.values.push_back({std::move(name), n_bytes});
+BufferRef LoweringContext::new_value(std::string name, uint64_t n_bytes, ValueForm form) {
+  lowered_.values.push_back({std::move(name), n_bytes, form});
   return {BufferKind::kValue, static_cast<uint32_t>(lowered_.values.size() - 1), 0};
 }
 

@@ -69,7 +69,7 @@ class LoweringContext {
   /// The buffer of a graph value; the logits' is state.
   BufferRef value(ValueId id);
   /// A further arena buffer. Lives from the first to the last launch that names it.
-  BufferRef new_value(std::string name, uint64_t n_bytes);
+  BufferRef new_value(std::string name, uint64_t n_bytes, ValueForm form = ValueForm::kOpaque);
   /// A second form of a value that a fused launch wrote beside it or in its place ("normed:<weight>"); null when there is none.
   const BufferRef* find_form(ValueId id, const std::string& form) const;
   void set_form(ValueId id, const std::string& form, const BufferRef& ref) { forms_[{id, form}] = ref; }

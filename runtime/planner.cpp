@@ -115,20 +115,22 @@ std::vector<LoadedKernel> load_kernels(const Driver& drv, KernelCache& cache, co
   return kernels;
 }
 
+PlannedLaunch plan_launch(const Lowered& step, size_t idx, const ArenaPlan& arena, const DeviceMemory& memory, const LoadedKernel& kernel) {
+  const LoweredLaunch& launch = step.launches[idx];
+  PlannedLaunch planned{.kernel = &kernel, .shape = launch.spec.launch, .args = launch.args, .label = launch.label, .layer = launch.layer,
+                        .pdl = launch.pdl, .fixed_cost = launch.spec.cost, .per_key = launch.per_key};
+  for (const ArgPatch& patch : launch.patches) {
+    const CUdeviceptr address = memory.address(step, arena, patch.ref);
+    std::memcpy(planned.args.data() + patch.args_offset, &address, sizeof(address));
+  }
+  return planned;
+}
+
 Plan make_plan(const Lowered& step, const ArenaPlan& arena, const DeviceMemory& memory, std::span<const LoadedKernel> kernels,
                std::span<const uint32_t> of_launch) {
   Plan plan{.n_tokens = step.n_tokens, .all_logits = step.all_logits, .attend_tokens = step.attend_tokens, .launches = {}, .graph = {}};
-  for (size_t i = 0; i < step.launches.size(); ++i) {
-    const LoweredLaunch& launch = step.launches[i];
-    PlannedLaunch planned{.kernel = &kernels[of_launch[i]], .shape = launch.spec.launch, .args = launch.args,
-                          .label = launch.label, .layer = launch.layer, .pdl = launch.pdl,
-                          .fixed_cost = launch.spec.cost, .per_key = launch.per_key};
-    for (const ArgPatch& patch : launch.patches) {
-      const CUdeviceptr address = memory.address(step, arena, patch.ref);
-      std::memcpy(planned.args.data() + patch.args_offset, &address, sizeof(address));
-    }
-    plan.launches.push_back(std::move(planned));
-  }
+  for (size_t i = 0; i < step.launches.size(); ++i)
+    plan.launches.push_back(plan_launch(step, i, arena, memory, kernels[of_launch[i]]));
   return plan;
 }
 

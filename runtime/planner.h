@@ -34,6 +34,8 @@ class DeviceMemory {
   /// Device address of a buffer that `step` names.
   CUdeviceptr address(const Lowered& step, const ArenaPlan& arena, const BufferRef& ref) const;
   CUdeviceptr state_ptr(const std::string& key) const;
+  CUdeviceptr arena_ptr() const { return arena_.ptr(); }
+  const StatePlan& states() const { return states_; }
   /// The host's view of a state in mapped host memory.
   std::byte* host_ptr(const std::string& key) const;
 
@@ -49,6 +51,8 @@ class DeviceMemory {
 std::vector<LoadedKernel> load_kernels(const Driver& drv, KernelCache& cache, const KernelTable& table,
                                        const BuiltKernels& built, const std::string& target);
 
+/// Launch `idx` of the step, with the addresses of its buffers.
+PlannedLaunch plan_launch(const Lowered& step, size_t idx, const ArenaPlan& arena, const DeviceMemory& memory, const LoadedKernel& kernel);
 /// `kernels` must outlive the plan; `of_launch` is the step's row of KernelTable.
 Plan make_plan(const Lowered& step, const ArenaPlan& arena, const DeviceMemory& memory, std::span<const LoadedKernel> kernels,
                std::span<const uint32_t> of_launch);
