@@ -60,6 +60,15 @@ double parse_real(std::string_view flag, std::string_view text, double low, doub
   return value;
 }
 
+double parse_duration(std::string_view flag, std::string_view text) {
+  constexpr double kDayS = 86400;
+  const double unit_s = text.ends_with('s') ? 1 : text.ends_with('m') ? 60 : text.ends_with('h') ? 3600 : 0;
+  double value = 0;
+  if (unit_s == 0 || !parse_whole(text.substr(0, text.size() - 1), value) || !(value * unit_s >= 1 && value * unit_s <= kDayS))
+    throw Error(ErrorKind::kUsage, fmt::format("{}: '{}' is not a time from 1s to 24h, as in 90s, 5m, 1h", flag, text));
+  return value * unit_s;
+}
+
 std::vector<uint32_t> parse_integer_list(std::string_view flag, std::string_view text, int64_t low, int64_t high) {
   std::vector<uint32_t> values;
   for (size_t begin = 0; begin <= text.size();) {
@@ -234,6 +243,7 @@ int run_cli(int argc, const char* const* argv, std::chrono::steady_clock::time_p
   add_cache_verb(verbs);
   add_prewarm_verb(verbs);
   add_bundle_verb(verbs);
+  add_tune_verb(verbs);
   add_doctor_verb(verbs);
 
   try {

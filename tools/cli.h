@@ -79,6 +79,7 @@ void add_synth_verb(VerbTable& verbs);
 void add_cache_verb(VerbTable& verbs);
 void add_prewarm_verb(VerbTable& verbs);
 void add_bundle_verb(VerbTable& verbs);
+void add_tune_verb(VerbTable& verbs);
 void add_doctor_verb(VerbTable& verbs);
 
 /// Parses the command line and runs the chosen verb. Help and version go to stdout with exit code 0.
@@ -88,6 +89,8 @@ int run_cli(int argc, const char* const* argv, std::chrono::steady_clock::time_p
 /// The whole of `text` as a number within [low, high]. Throws kUsage naming `flag`, the value and the range.
 int64_t parse_integer(std::string_view flag, std::string_view text, int64_t low, int64_t high);
 double parse_real(std::string_view flag, std::string_view text, double low, double high);
+/// Seconds of "90s", "5m", "1.5h"; from 1 s to a day. Throws kUsage.
+double parse_duration(std::string_view flag, std::string_view text);
 /// "128,512,4096": a comma-separated list of integers within [low, high]; at least one. Throws kUsage.
 std::vector<uint32_t> parse_integer_list(std::string_view flag, std::string_view text, int64_t low, int64_t high);
 /// Throws kUsage unless `text` is one of `choices`.
