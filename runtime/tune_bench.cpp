@@ -100,10 +100,13 @@ std::unique_ptr<TuneVariant> TuneBench::load(size_t context, const Tuning& tunin
   return variant;
 }
 
-void TuneBench::set_depth(size_t context, uint32_t more_tokens) {
-  const uint32_t depth = std::min(space_.contexts()[context].depth_tokens + more_tokens, position_limit(space_, context) - 1);
-  const StepState state{.position = static_cast<int32_t>(depth), .n_tokens = 1, .token = kFirstToken, .step_idx = 0};
+void TuneBench::write_depth(uint32_t depth_tokens) {
+  const StepState state{.position = static_cast<int32_t>(depth_tokens), .n_tokens = 1, .token = kFirstToken, .step_idx = 0};
   copy_to_device(driver(), memory_->state_ptr("step"), &state, sizeof state);
+}
+
+void TuneBench::set_depth(size_t context, uint32_t more_tokens) {
+  write_depth(std::min(space_.contexts()[context].depth_tokens + more_tokens, position_limit(space_, context) - 1));
 }
 
 void TuneBench::fill_apart(size_t context, const TuneVariant& base) {
@@ -116,23 +119,29 @@ void TuneBench::fill_apart(size_t context, const TuneVariant& base) {
 }
 
 uint32_t TuneBench::n_replays(size_t context, double run_us) const {
-  const uint32_t depth = space_.contexts()[context].depth_tokens, room = position_limit(space_, context) - depth;
-  const auto wanted = static_cast<uint32_t>(std::clamp(std::ceil(kSampleUs / std::max(run_us, 1.0)), 1.0, double{kMaxReplays}));
+  const std::vector<uint32_t>& depths = space_.contexts()[context].sample_depths;
+  const uint32_t limit = position_limit(space_, context), deepest = depths.back();
+  const uint32_t room = deepest < limit ? limit - deepest : 0;
+  const double wanted_us = kSampleUs / static_cast<double>(depths.size());
+  const auto wanted = static_cast<uint32_t>(std::clamp(std::ceil(wanted_us / std::max(run_us, 1.0)), 1.0, double{kMaxReplays}));
   return std::clamp(wanted, 1u, std::max(room, 2u) - 1);   // one goes before the clock starts
 }
 
 double TuneBench::sample_us(size_t context, const Plan& plan, uint32_t n_replays) {
+  const std::vector<uint32_t>& depths = space_.contexts()[context].sample_depths;
   double us = 0;
   executor_.guarded("measurement", [&] {
-    set_depth(context);
-    plan.graph.launch(executor_.stream());   // another graph ran before: its code and data are not what a run of steps finds
-    begin_.record(executor_.stream());
-    for (uint32_t i = 0; i < n_replays; ++i) plan.graph.launch(executor_.stream());
-    end_.record(executor_.stream());
-    end_.synchronize();
-    us = end_.elapsed_us(begin_) / n_replays;
+    for (const uint32_t depth : depths) {
+      write_depth(std::min(depth, position_limit(space_, context) - 1));
+      plan.graph.launch(executor_.stream());   // another graph ran before: its code and data are not what a run of steps finds
+      begin_.record(executor_.stream());
+      for (uint32_t i = 0; i < n_replays; ++i) plan.graph.launch(executor_.stream());
+      end_.record(executor_.stream());
+      end_.synchronize();
+      us += end_.elapsed_us(begin_) / n_replays;
+    }
   });
-  return us;
+  return us / static_cast<double>(depths.size());
 }
 
 PairedTimes TuneBench::measure(size_t context, const TuneVariant& base, const TuneVariant& candidate, TuneObjective objective,

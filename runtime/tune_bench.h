@@ -43,12 +43,13 @@ class TuneBench {
   /// kernels are loaded once more although they are loaded already. Throws kCompile, kCuda, kUnsupported.
   std::unique_ptr<TuneVariant> load(size_t context, const Tuning& tuning, const std::string& key, bool is_fresh = false);
 
-  /// Puts the context's depth into the device's state.
+  /// Puts the depth at which outputs are checked into the device's state.
   void set_depth(size_t context, uint32_t more_tokens = 0);
   /// Runs the step once on separate buffers, so that every launch's input stays there: `alone` and `apart` find them.
   void fill_apart(size_t context, const TuneVariant& base);
 
-  /// Both in turns, `n_pairs` times, each time as many replays as fill a few milliseconds, with an unmeasured one before.
+  /// Both in turns, `n_pairs` times, each time as many replays as fill a few milliseconds, the same number at each of the context's
+  /// sample depths, with an unmeasured one before.
   /// Stops early, with at least one pair, once `is_over` says so.
   PairedTimes measure(size_t context, const TuneVariant& base, const TuneVariant& candidate, TuneObjective objective, uint32_t n_pairs,
                       const std::function<bool()>& is_over);
@@ -66,7 +67,8 @@ class TuneBench {
   uint64_t apart_bytes(size_t context) const { return apart_[context].n_bytes - arenas_[context].n_bytes; }
 
  private:
-  uint32_t n_replays(size_t context, double run_us) const;
+  void write_depth(uint32_t depth_tokens);
+  uint32_t n_replays(size_t context, double run_us) const;   ///< at each of the sample depths
   double sample_us(size_t context, const Plan& plan, uint32_t n_replays);
   std::shared_ptr<const LoadedKernel> loaded(const KernelSpec& spec, bool is_fresh);
 

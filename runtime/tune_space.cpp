@@ -91,14 +91,25 @@ std::string launch_text(const KernelSpec& spec) {
 
 }  // namespace
 
+namespace {
+
+/// For positions from `first` on, before `end`: checked in the middle, measured in the middle of each third.
+TuneContext context_over(uint32_t attend_tokens, uint32_t first, uint32_t end) {
+  TuneContext context{.attend_tokens = attend_tokens, .depth_tokens = first + (end - first) / 2};
+  for (const uint32_t sixth : {1u, 3u, 5u}) context.sample_depths.push_back(first + static_cast<uint32_t>(uint64_t{end - first} * sixth / 6));
+  return context;
+}
+
+}  // namespace
+
 std::vector<TuneContext> tune_contexts(uint32_t max_ctx_tokens, std::span<const uint32_t> depths) {
   std::vector<TuneContext> all;
   uint32_t first = 0;
   for (uint32_t size = attend_size(1); size < max_ctx_tokens; size = attend_size(size + 1)) {
-    all.push_back({size, first + (size - first) / 2});
+    all.push_back(context_over(size, first, size));
     first = size;
   }
-  all.push_back({0, first + (max_ctx_tokens - first) / 2});
+  all.push_back(context_over(0, first, max_ctx_tokens));
   if (depths.empty()) return all;
   std::vector<TuneContext> chosen;
   for (const uint32_t depth : depths) {
@@ -107,7 +118,7 @@ std::vector<TuneContext> tune_contexts(uint32_t max_ctx_tokens, std::span<const 
     const auto serves = [&](const TuneContext& c) { return c.attend_tokens == 0 || depth < c.attend_tokens; };
     const TuneContext& context = *std::find_if(all.begin(), all.end(), serves);
     const auto is_same = [&](const TuneContext& c) { return c.attend_tokens == context.attend_tokens; };
-    if (std::none_of(chosen.begin(), chosen.end(), is_same)) chosen.push_back({context.attend_tokens, depth});
+    if (std::none_of(chosen.begin(), chosen.end(), is_same)) chosen.push_back({context.attend_tokens, depth, {depth}});
   }
   return chosen;
 }

@@ -23,11 +23,12 @@ namespace sj {
 /// A decode step to measure in: the one that sessions run at some depths.
 struct TuneContext {
   uint32_t attend_tokens = 0;   ///< as in LoweringOptions; 0: serves the whole context
-  uint32_t depth_tokens = 0;    ///< tokens in the cache while measuring
+  uint32_t depth_tokens = 0;    ///< tokens in the cache while outputs are checked
+  std::vector<uint32_t> sample_depths = {};   ///< the same while measuring, one after the other: what is best at one depth may lose at others
 };
 
-/// The contexts of a model's sessions of up to `max_ctx_tokens`, each measured in the middle of the depths that it serves; or, with
-/// `depths`, those that serve these depths. Throws kUsage for a depth that does not fit the context.
+/// The contexts of a model's sessions of up to `max_ctx_tokens`, each measured at three of the depths that it serves; or, with
+/// `depths`, those that serve these depths, measured there only. Throws kUsage for a depth that does not fit the context.
 std::vector<TuneContext> tune_contexts(uint32_t max_ctx_tokens, std::span<const uint32_t> depths);
 
 /// Why a candidate is not measured.

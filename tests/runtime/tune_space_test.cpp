@@ -25,6 +25,7 @@ TEST(TuneSpace, ContextsAreThoseOfSessions) {
   ASSERT_EQ(all.size(), 3u);
   EXPECT_EQ(all[0].attend_tokens, 256u);
   EXPECT_EQ(all[0].depth_tokens, 128u);
+  EXPECT_EQ(all[0].sample_depths, (std::vector<uint32_t>{42, 128, 213}));
   EXPECT_EQ(all[1].attend_tokens, 1024u);
   EXPECT_EQ(all[1].depth_tokens, 640u);
   EXPECT_EQ(all[2].attend_tokens, 0u) << "the last serves the whole context";
@@ -33,6 +34,7 @@ TEST(TuneSpace, ContextsAreThoseOfSessions) {
   const std::vector<TuneContext> chosen = tune_contexts(4096, depths);
   ASSERT_EQ(chosen.size(), 2u) << "100 and 130 are served by one step";
   EXPECT_EQ(chosen[0].depth_tokens, 100u);
+  EXPECT_EQ(chosen[0].sample_depths, (std::vector<uint32_t>{100}));
   EXPECT_EQ(chosen[1].attend_tokens, 0u);
   const std::vector<uint32_t> deep = {4096};
   EXPECT_TRUE(test::throws_error([&] { tune_contexts(4096, deep); }, ErrorKind::kUsage, "--depth", "4096", "--ctx"));
