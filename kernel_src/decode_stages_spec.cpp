@@ -87,7 +87,7 @@ KernelSpec build_gemv(const DecodeGemvParams& p, const DeviceInfo& device, TuneP
   require_rule(!p.finishes_rows || n_rows % 32 == 0, "{}: {} rows are not a multiple of 32", kFamily, n_rows);
   const uint64_t max_row_bytes = *std::max_element(row_bytes.begin(), row_bytes.end());
   const uint64_t x_bytes = p.is_normed ? normed_vec_bytes(p.n_cols) : quant_vec_bytes(p.n_cols);
-  const uint32_t n_warps = pick("kWarps", {4, 8, 16}, p.finishes_rows ? n_slice_warps(p.n_cols) : 8);
+  const uint32_t n_warps = pick("kWarps", {4, 8, 16, 32}, p.finishes_rows ? n_slice_warps(p.n_cols) : 8);
   const auto fits = [&](uint32_t n) {
     return n * max_row_bytes + x_bytes + tile_sum_bytes(p.n_cols, n, n_warps) + 1024 <= device.smem_per_block_bytes;
   };
@@ -133,7 +133,7 @@ KernelSpec build_glu(const DecodeGluParams& p, const DeviceInfo& device, TunePic
   require_rule(!is_moe || (p.n_experts % 128 == 0 && p.n_experts <= 512), "{}: expected 128, 256, 384 or 512 experts, found {}", kFamily,
                p.n_experts);
   require_rule(p.n_used >= 1 && p.n_used <= 32 && (is_moe || p.n_used == 1), "{}: {} experts a token", kFamily, p.n_used);
-  const uint32_t n_warps = pick("kWarps", {4, 8, 16}, 8);
+  const uint32_t n_warps = pick("kWarps", {4, 8, 16, 24, 32}, 8);
   const uint32_t h_rows = pick("kHRows", admissible({16, 32, 48, 64}, [&](uint32_t n) {
     return p.n_ff % n == 0 && 2 * n * row_bytes + normed_vec_bytes(p.n_cols) + tile_sum_bytes(p.n_cols, 2 * n, n_warps) + 1024 <=
                                   device.smem_per_block_bytes;
@@ -230,25 +230,25 @@ KernelSpec build_head(const DecodeHeadParams& p, const DeviceInfo& device, TuneP
   require_rule((p.n_ring_slots & (p.n_ring_slots - 1)) == 0, "{}: {} ring slots are not a power of two", kFamily, p.n_ring_slots);
   require_rule(normed_vec_bytes(p.n_cols) <= kStaticSmemBytes, "{}: the input takes {} bytes of shared memory, at most {}", kFamily,
                normed_vec_bytes(p.n_cols), kStaticSmemBytes);
-  // As many rows in flight as fit, up to 3 slots of 4 rows a warp: that saturates memory with one block an SM.
-  const uint64_t room = device.smem_per_block_bytes - normed_vec_bytes(p.n_cols) - 2048;
-  const uint64_t budget = std::min<uint64_t>(room, 176 * 1024 - normed_vec_bytes(p.n_cols) - 2048);
-  const uint32_t n_warps = pick("kWarps", {4, 8, 16}, 8);
+  // Three blocks an SM, all there at once: when one has read its rows and meets the others, the SM's memory stays busy.
+  // Rows in flight: two slots a warp, as many rows a slot as fit.
+  const uint64_t fixed_bytes = normed_vec_bytes(p.n_cols) + 2048, room = device.smem_per_block_bytes - fixed_bytes;
+  const uint32_t n_blocks_per_sm = pick("kBlocksPerSm", {1, 2, 3, 4, 6, 8}, 3);
+  const uint64_t share = std::min<uint64_t>(device.smem_per_block_bytes, device.smem_per_sm_bytes / n_blocks_per_sm - 1024);
+  const uint64_t budget = std::max<uint64_t>(share, fixed_bytes) - fixed_bytes;
+  const uint32_t n_warps = pick("kWarps", {4, 8, 16}, 4);
   uint32_t slot_rows = 4;
   while (slot_rows > 1 && 2 * n_warps * slot_rows * row_bytes > budget) slot_rows /= 2;
   slot_rows = pick("kSlotRows", admissible({1, 2, 4, 8}, [&](uint32_t n) { return n_warps * n * row_bytes <= room; }), slot_rows);
-  const uint32_t default_slots = static_cast<uint32_t>(std::clamp<uint64_t>(budget / (n_warps * slot_rows * row_bytes), 1, 3));
-  const uint32_t n_slots = pick("kSlots", admissible({2, 3, 4, 6, 8}, [&](uint32_t n) { return n_warps * slot_rows * n * row_bytes <= room; }),
-                                default_slots);
-  require_rule(n_warps * n_slots * slot_rows * row_bytes <= room, "{}: rows of {} bytes don't fit the {} bytes of shared memory of a block",
-               kFamily, row_bytes, device.smem_per_block_bytes);
-  // About four blocks an SM in turn: the tail is short and the ring's start-up is hidden.
-  const uint32_t n_turns = pick("kBlocksPerSm", {1, 2, 3, 4, 6, 8}, 4);
-  const uint32_t warp_rows = std::max(round_up(ceil_div(p.n_rows, n_turns * device.n_sms * n_warps), slot_rows), slot_rows);
+  const auto slots_fit = [&](uint32_t n) { return n_warps * slot_rows * n * row_bytes <= room; };
+  const uint32_t n_slots = pick("kSlots", admissible({1, 2, 3, 4, 6, 8}, slots_fit), slots_fit(2) ? 2 : 1);
+  require_rule(slots_fit(n_slots), "{}: rows of {} bytes don't fit the {} bytes of shared memory of a block", kFamily, row_bytes,
+               device.smem_per_block_bytes);
+  const uint32_t warp_rows = std::max(round_up(ceil_div(p.n_rows, n_blocks_per_sm * device.n_sms * n_warps), slot_rows), slot_rows);
   return {.source = "decode_head.cu", .entry = "sj_decode_head",
           .baked = {{"kRows", p.n_rows}, {"kCols", p.n_cols}, {"kType", static_cast<uint32_t>(p.dtype)},
                     {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kHasBias", p.has_bias}, {"kEps", p.eps},
-                    {"kSamples", p.n_ring_slots != 0}, {"kRingSlots", std::max(p.n_ring_slots, 1u)}, {"kWarps", n_warps}, {"kWarpRows", warp_rows}, {"kBlocksPerSm", n_turns}, {"kSlotRows", slot_rows}, {"kSlots", n_slots}},
+                    {"kSamples", p.n_ring_slots != 0}, {"kRingSlots", std::max(p.n_ring_slots, 1u)}, {"kWarps", n_warps}, {"kWarpRows", warp_rows}, {"kBlocksPerSm", n_blocks_per_sm}, {"kSlotRows", slot_rows}, {"kSlots", n_slots}},
           .launch = {.grid = {ceil_div(p.n_rows, n_warps * warp_rows)}, .block = {32 * n_warps},
                      .dynamic_smem_bytes = static_cast<uint32_t>(n_warps * n_slots * slot_rows * row_bytes)},
           .cost = {.bytes = static_cast<double>(p.n_rows) * (row_bytes + 4.0) + normed_vec_bytes(p.n_cols),
@@ -291,6 +291,8 @@ AttentionSplit default_split(const AttentionShape& shape, const DeviceInfo& devi
   constexpr uint32_t kMinWarps = 8, kMaxWarps = 12;
   const uint32_t n_bytes = std::min(kSlotBytes, attention_room(head_dim, device)), max_warps = std::min(n_bytes / slot_bytes, kMaxWarps) / dim_parts * dim_parts;
   require_rule(max_warps != 0, "decode_attention: {} slices of {} bytes don't fit a block's shared memory", dim_parts, slot_bytes);
+  // As long as one block has a warp for each slice, there is nothing to join.
+  if (n_slices * dim_parts <= max_warps) return {std::max(std::min(kMinWarps, max_warps), n_slices * dim_parts), 1, 1, 1};
   const uint32_t cluster = std::min(max_cluster(device), std::bit_ceil(ceil_div(n_slices, 4)));
   if (n_slices * dim_parts <= 2 * max_warps * cluster)
     return {std::min(std::max(kMinWarps, ceil_div(n_slices, cluster) * dim_parts), max_warps), 1, cluster, 1};

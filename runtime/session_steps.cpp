@@ -13,7 +13,7 @@ namespace {
 
 constexpr uint32_t kSmallBatchTokens = 64;   // of short contexts, and where all logits are wanted: more would take much memory
 /// One-token steps for the positions below; beyond the last, every context has a layout of its own.
-constexpr uint32_t kAttendTokens[] = {256, 1024, 5120, 20480, 81920, 327680, 1310720, 5242880, 20971520};
+constexpr uint32_t kAttendTokens[] = {192, 1024, 5120, 20480, 81920, 327680, 1310720, 5242880, 20971520};
 
 /// What all steps of a model on a card share.
 struct StepMaker {

@@ -90,6 +90,8 @@ def check_includes(path: str, lines: list[str]):
             continue
         if path.startswith("tests/") and target.startswith(("support/", "reference/")):   # tests/ is on their include path
             target = "tests/" + target
+        if path.startswith("kernel_src/args/") and target.startswith("args/"):   # as NVRTC finds it: device text reads it too
+            target = "kernel_src/" + target
         target_folder = folder_of(target)
         if target_folder is None:
             if "/" in target and not target.startswith("generated/"):

@@ -88,7 +88,7 @@ TEST(DecodeMatmulSpec, HeadRefusesWhatItCannotServe) {
   EXPECT_TRUE(is_refused(make({.n_rows = 10, .n_cols = 256, .n_ring_slots = 6}), "decode_head: 6 ring slots are not a power of two"));
   EXPECT_TRUE(is_refused(make({.dtype = DType::kF32, .n_rows = 10, .n_cols = 256}), "found F32"));
   EXPECT_TRUE(is_refused(make({.n_rows = 0, .n_cols = 256}), "decode_head: no rows"));
-  EXPECT_TRUE(is_refused(make({.dtype = DType::kQ8_0, .n_rows = 10, .n_cols = 16384}), "don't fit the 101376 bytes"));
+  EXPECT_TRUE(is_refused(make({.dtype = DType::kQ8_0, .n_rows = 10, .n_cols = 24576}), "don't fit the 101376 bytes"));
   EXPECT_TRUE(is_refused(make({.dtype = DType::kQ2_K, .n_rows = 10, .n_cols = 65536}), "the input takes 114688 bytes of shared memory"));
 }
 

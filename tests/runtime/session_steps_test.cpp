@@ -59,8 +59,8 @@ TEST(SessionSteps, AttendSizesAreFewAndLargeEnough) {
     sizes.insert(attend_size(n_tokens));
   }
   EXPECT_LE(sizes.size(), 9u);
-  EXPECT_EQ(attend_size(256), 256u);
-  EXPECT_EQ(attend_size(257), 1024u);
+  EXPECT_EQ(attend_size(192), 192u);
+  EXPECT_EQ(attend_size(193), 1024u);
 }
 
 TEST(SessionSteps, BatchedStepOfAShortContextIsSmall) {

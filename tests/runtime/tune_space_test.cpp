@@ -23,11 +23,11 @@ TuneSpace moe_space(uint32_t max_ctx_tokens, std::vector<TuneContext> contexts) 
 TEST(TuneSpace, ContextsAreThoseOfSessions) {
   const std::vector<TuneContext> all = tune_contexts(4096, {});
   ASSERT_EQ(all.size(), 3u);
-  EXPECT_EQ(all[0].attend_tokens, 256u);
-  EXPECT_EQ(all[0].depth_tokens, 128u);
-  EXPECT_EQ(all[0].sample_depths, (std::vector<uint32_t>{42, 128, 213}));
+  EXPECT_EQ(all[0].attend_tokens, 192u);
+  EXPECT_EQ(all[0].depth_tokens, 96u);
+  EXPECT_EQ(all[0].sample_depths, (std::vector<uint32_t>{32, 96, 160}));
   EXPECT_EQ(all[1].attend_tokens, 1024u);
-  EXPECT_EQ(all[1].depth_tokens, 640u);
+  EXPECT_EQ(all[1].depth_tokens, 608u);
   EXPECT_EQ(all[2].attend_tokens, 0u) << "the last serves the whole context";
   EXPECT_EQ(all[2].depth_tokens, 2560u);
   const std::vector<uint32_t> depths = {100, 130, 4000};
