@@ -206,6 +206,13 @@ TEST_F(SeededBugsTest, BlocksThatShareAnElementRace) {
   EXPECT_FAULT("block race", add_many, {"add.cu", "reinterpret_cast<float4*>(args.y)[i]", "reinterpret_cast<float4*>(args.y)[i % 7]"});
 }
 
+TEST_F(SeededBugsTest, HalvesOfAWordMayBelongToTwoBlocks) {
+  const std::string place = "reinterpret_cast<float4*>(args.y)[i]", half = "if (threadIdx.x == 0) reinterpret_cast<uint16_t*>(args.y)[blockIdx.x";
+  const std::string rest = "] = 1 + blockIdx.x; if (i >= 4) " + place;
+  EXPECT_CLEAN(add_many, {"add.cu", place, half + rest});
+  EXPECT_FAULT("block race", add_many, {"add.cu", place, half + " / 2" + rest});
+}
+
 #if defined(__SANITIZE_ADDRESS__)
 // The fast pair's device code is under AddressSanitizer in a sanitized build.
 TEST_F(SeededBugsTest, AddressSanitizerSeesDeviceCode) {

@@ -103,7 +103,7 @@ void DeviceShadow::launch_begins(uint64_t n_blocks) {
 std::string DeviceShadow::check(uint64_t address, uint64_t n_bytes, AccessKind kind, const Reader& me) {
   const bool is_write = kind == AccessKind::kWrite, is_atomic = kind == AccessKind::kAtomic;
   const bool is_read = !is_write;
-  const uint32_t my_block = me.block_idx & 0x3fffff;
+  const uint32_t my_block = me.block_idx & 0x3ffff;
   if (is_atomic && me.block_idx < has_done_atomic_.size()) has_done_atomic_[me.block_idx] = true;
   const bool is_early = me.complete_to + 1 < me.launch_idx && me.also_complete + 1 != me.launch_idx;
   std::string problem;
@@ -123,13 +123,14 @@ std::string DeviceShadow::check(uint64_t address, uint64_t n_bytes, AccessKind k
                 " wrote, which may still run: no griddepcontrol.wait before it";
       return;
     }
-    if (!me.may_race && c.launch != 0 && !is_other && c.block != my_block && !(is_atomic && c.is_atomic)) {
+    if (!me.may_race && c.launch != 0 && !is_other && c.block != my_block && (c.by_block & bytes) != 0 && !(is_atomic && c.is_atomic)) {
       // Atomics of both blocks may have ordered them: a counter that the last block sees.
       const bool may_be_ordered = c.block < has_done_atomic_.size() && has_done_atomic_[c.block] && has_done_atomic_[me.block_idx];
       if (!may_be_ordered)
         problem = std::string(kBlockRace) + ": block " + std::to_string(c.block) + " of this launch wrote it, and nothing orders the two";
     }
     if (is_write || is_atomic) {
+      c.by_block = is_other || c.block != my_block ? bytes & 15 : c.by_block | (bytes & 15);
       c.launch = static_cast<uint32_t>(me.launch_idx);
       c.block = my_block;
       c.is_atomic = is_atomic;

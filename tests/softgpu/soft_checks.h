@@ -49,7 +49,8 @@ class DeviceShadow {
  private:
   struct Cell {
     uint32_t launch;  ///< last writer; 0: the host
-    uint32_t block : 22;
+    uint32_t block : 18;     ///< its lower bits
+    uint32_t by_block : 4;   ///< bytes that this block wrote; those that another wrote before are forgotten
     uint32_t is_host_visible : 1;
     uint32_t is_atomic : 1;
     uint32_t has_value : 4;  ///< a bit a byte
