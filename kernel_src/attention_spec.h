@@ -14,7 +14,7 @@ struct AttentionParams {
   float scale = 1;                 ///< multiplies q . k
   uint32_t window_tokens = 0;      ///< 0: full; else key visible iff 0 <= p_q - p_k < window_tokens
   uint32_t page_tokens = kKvPageTokens;
-  bool is_kv_f32 = false;          ///< the cache holds floats instead of halves (comparisons)
+  KvType kv_type = KvType::kF16;   ///< q8_0: head_dim a multiple of 32
   bool has_sinks = false;          ///< per-head logit in the softmax's denominator
   uint32_t cost_ctx_tokens = 0;    ///< keys a token in Cost, which can't know the position; changes nothing else
 };

@@ -7,12 +7,14 @@
 // the step before. Where kDimParts > 1, that many warps share a slice, each with a part of the dims of v.
 // q and the softmax weights are split in two halves each (x = hi + lo, both f16), which fill the 16 rows of the tensor
 // core's tile: products are as exact as in f32.    Splits meet first in their cluster, then through global memory.
+// A q8_0 cache (kIsKvQ8) is streamed as it is and becomes halves in the registers, as fragments of the tile.
 // spec: decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/decode.cuh"
 #include "device/head_vec.cuh"
 #include "device/kv_layout.cuh"
+#include "device/kv_q8_slice.cuh"
 
 #include "args/decode_attention.h"
 #include "args/step_state.h"
@@ -31,9 +33,17 @@ constexpr uint32_t kLaneQuads = ceil_div(kHeadDim, 128);
 static_assert(kPageTokens % kSliceTokens == 0 && kHeadDim % 32 == 0 && kHeadsPerKv % kGroupHeads == 0);
 static_assert(kDimParts == 1 || kPartDims % 64 == 0, "units are exchanged within 64 dims");
 
-struct Slot {
+struct HalfSlot {
   uint16_t k[kSliceTokens][kHeadDim], v[kSliceTokens][kPartDims];   // units exchanged as in the cache
 };
+using Q8Slice = KvQ8Slice<kHeadDim, kPartDims>;
+union Q8Slot {
+  Q8Slice slice;
+  float o[8 * kOutStride];
+};
+template <bool kIsQ8> struct SlotOf { using Type = HalfSlot; };
+template <> struct SlotOf<true> { using Type = Q8Slot; };
+using Slot = SlotOf<kIsKvQ8>::Type;
 static_assert(sizeof(Slot) >= 8 * kOutStride * 4, "a warp's o takes its slot's place");
 
 /// Shares of the softmax that the blocks of the cluster send to the one that joins these heads: o is not normalised,
@@ -74,13 +84,9 @@ struct Pages {
   }
 };
 
-/// Asks for a warp's i-th slice: rows before the new token's.
-__device__ __forceinline__ void request(const DecodeAttentionArgs& args, const Slices& slices, Pages& pages, uint32_t i, uint32_t kv,
-                                        uint32_t position, Slot& slot, uint64_t* arrived) {
-  if (i % kWarpLanes == 0 && i != 0) pages.load(args, slices.first, i);
-  const size_t page = __shfl_sync(kAllLanes, pages.page, i % kWarpLanes);
-  const uint32_t first_token = (slices.first + i * kTakers) * kSliceTokens, n_rows = min_u32(position - first_token, kSliceTokens);
-  const size_t row = (page * kHeadsKv + kv) * kPageTokens + first_token % kPageTokens;
+/// Asks for the first n_rows rows of a slice; `row` counts the rows of all pages and KV heads.
+__device__ __forceinline__ void request_rows(const DecodeAttentionArgs& args, size_t row, uint32_t n_rows, HalfSlot& slot,
+                                             uint64_t* arrived) {
   if (lane_idx() == 0) {
     mbarrier_arrive_expect_tx(arrived, n_rows * (kHeadDim + kPartDims) * 2);
     if (n_rows != 0) bulk_copy_to_shared(slot.k, args.k_pages + row * kHeadDim, n_rows * kHeadDim * 2, arrived);
@@ -93,6 +99,27 @@ __device__ __forceinline__ void request(const DecodeAttentionArgs& args, const S
   }
 }
 
+/// The q8_0 page of a KV head that row `row` is in.
+__device__ __forceinline__ uint8_t* q8_page(uint16_t* pages, size_t row) {
+  return reinterpret_cast<uint8_t*>(pages) + row / kPageTokens * KvQ8Page<kHeadDim, kPageTokens>::kBytes;
+}
+__device__ __forceinline__ void request_rows(const DecodeAttentionArgs& args, size_t row, uint32_t n_rows, Q8Slot& slot,
+                                             uint64_t* arrived) {
+  constexpr bool kIsRowBehindWritten = kHeadGroups > 1;   // the first group's block appends while the others read
+  slot.slice.request<kPageTokens, kIsRowBehindWritten>(q8_page(args.k_pages, row), q8_page(args.v_pages, row), row % kPageTokens,
+                                                       n_rows, warp_idx() % kDimParts, arrived);
+}
+
+/// Asks for a warp's i-th slice: rows before the new token's.
+__device__ __forceinline__ void request(const DecodeAttentionArgs& args, const Slices& slices, Pages& pages, uint32_t i, uint32_t kv,
+                                        uint32_t position, Slot& slot, uint64_t* arrived) {
+  if (i % kWarpLanes == 0 && i != 0) pages.load(args, slices.first, i);
+  const size_t page = __shfl_sync(kAllLanes, pages.page, i % kWarpLanes);
+  const uint32_t first_token = (slices.first + i * kTakers) * kSliceTokens, n_rows = min_u32(position - first_token, kSliceTokens);
+  const size_t row = (page * kHeadsKv + kv) * kPageTokens + first_token % kPageTokens;
+  request_rows(args, row, n_rows, slot, arrived);
+}
+
 /// q, as high and low halves.
 __device__ __forceinline__ void store_query(const HeadVec& v, uint32_t head, Shared& shared) {
   for_each_pair([&](uint32_t i, uint32_t p) {
@@ -101,16 +128,17 @@ __device__ __forceinline__ void store_query(const HeadVec& v, uint32_t head, Sha
 #pragma unroll
     for (uint32_t j = 0; j < 2; ++j) {
       const uint16_t hi = float_to_half(x[j]);
-      const uint32_t at = kv_elem<kHeadDim>(head, dim[j]);   // the same place in row 8 + head
+      const uint32_t at = kv_elem<kHeadDim>(head, kIsKvQ8 ? q8_query_place(dim[j]) : dim[j]);   // the same place in row 8 + head
       shared.q[head][at] = hi;
       shared.q[8 + head][at] = float_to_half(x[j] - half_to_float(hi));
     }
   });
 }
 
-/// The new token's k and v, into the slice's slot and by one warp into the cache; rows behind become zeros.
-__device__ __forceinline__ void append(const DecodeAttentionArgs& args, const HeadVec& k, const HeadVec& v, size_t cache_row,
-                                       uint32_t position, Slot& slot) {
+/// The new token's k and v, into the slice's slot and by one warp into the cache, where `cache_row` is its row's first element;
+/// rows behind become zeros. A q8_0 cache takes them from shared memory, [2][kHeadDim].
+__device__ __forceinline__ void append(const DecodeAttentionArgs& args, const HeadVec& k, const HeadVec& v, const float*,
+                                       size_t cache_row, uint32_t position, HalfSlot& slot) {
   const uint32_t row = position % kSliceTokens, part = warp_idx() % kDimParts * kPartDims;
   const auto put = [&](uint32_t dim, uint16_t k_half, uint16_t v_half) {
     const uint32_t at = kv_elem<kHeadDim>(row, dim);
@@ -127,27 +155,74 @@ __device__ __forceinline__ void append(const DecodeAttentionArgs& args, const He
     for (uint32_t i = lane_idx(); i < kPartDims / 2; i += kWarpLanes) reinterpret_cast<uint32_t*>(slot.v[r])[i] = 0;
   }
 }
+__device__ __forceinline__ void append(const DecodeAttentionArgs& args, const HeadVec&, const HeadVec&, const float* new_token,
+                                       size_t cache_row, uint32_t position, Q8Slot& slot) {
+  const uint32_t part = warp_idx() % kDimParts;
+  slot.slice.append<kPageTokens>(new_token, position % kSliceTokens, part, q8_page(args.k_pages, cache_row / kHeadDim),
+                                 q8_page(args.v_pages, cache_row / kHeadDim), position % kPageTokens,
+                                 part == 0 && blockIdx.y % kHeadGroups == 0);
+}
 
-/// What a warp has seen so far of its tokens, for head lane / 4: o of its dims 8 j + 2 (lane % 4) .. + 1.
+/// What a warp has seen so far of its tokens, for head lane / 4: o of its dims 8 j + 2 (lane % 4) .. + 1. Over a q8_0 cache:
+/// o[4 j + i] of dims 32 j + 8 (lane % 4) + i and + 4 + i.
 struct Running {
   float o[kPartDims / 8][4];   // [0..1] from the high halves of the weights, [2..3] from the low ones
   float m, l;
 };
 
-__device__ __forceinline__ void attend(Running& run, const Shared& shared, const Slot& slot, uint32_t first_token,
+/// Adds the products of q and the keys of a q8_0 slice to s[sum][j], j: tokens 8 j .. 8 j + 7.
+__device__ __forceinline__ void add_q8_scores(float (&s)[2][2][4], const Shared& shared, const Q8Slice& slice) {
+  const uint32_t lane = lane_idx();
+#pragma unroll
+  for (uint32_t block = 0; block < kHeadDim / 32; ++block) {
+    uint32_t a[2][4], b[2][2];
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i)
+      ldmatrix_x4(a[i], shared.q[lane % 16] + 8 * kv_unit<kHeadDim>(lane % 16, 4 * block + 2 * i + lane / 16));
+#pragma unroll
+    for (uint32_t j = 0; j < 2; ++j) {
+      slice.key_fragments(8 * j, block, b);
+      mma_m16n8k16_f16(s[0][j], a[0], b[0]);
+      mma_m16n8k16_f16(s[1][j], a[1], b[1]);
+    }
+  }
+}
+
+/// o = shrink o + a V of a q8_0 slice, a: the weights of its tokens.
+__device__ __forceinline__ void add_q8_values(Running& run, float shrink, const uint32_t (&a)[4], const Q8Slice& slice) {
+#pragma unroll
+  for (uint32_t block = 0; block < kPartDims / 32; ++block) {
+    uint32_t b[4][2];
+    slice.value_fragments(warp_idx() % kDimParts, block, b);
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+#pragma unroll
+      for (uint32_t e = 0; e < 4; ++e) run.o[4 * block + i][e] *= shrink;
+      mma_m16n8k16_f16(run.o[4 * block + i], a, b[i]);
+    }
+  }
+}
+
+/// AnySlot: a template parameter, so that the other slot's branches need not compile.
+template <class AnySlot>
+__device__ __forceinline__ void attend(Running& run, const Shared& shared, const AnySlot& slot, uint32_t first_token,
                                        uint32_t first_visible, uint32_t position) {
   const uint32_t lane = lane_idx();
   // Each row of keys has two sums, so that half as many products wait for each other.
   float s[2][2][4] = {};
+  if constexpr (kIsKvQ8) {
+    add_q8_scores(s, shared, slot.slice);
+  } else {
 #pragma unroll
-  for (uint32_t step = 0; step < kSteps; ++step) {
-    uint32_t a[4], b[4];
-    ldmatrix_x4(a, shared.q[lane % 16] + 8 * kv_unit<kHeadDim>(lane % 16, 2 * step + lane / 16));
-    const uint32_t row = lane % 8 + lane / 16 * 8;
-    ldmatrix_x4(b, slot.k[row] + 8 * kv_unit<kHeadDim>(row, 2 * step + lane / 8 % 2));
-    const uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
-    mma_m16n8k16_f16(s[step % 2][0], a, b0);
-    mma_m16n8k16_f16(s[step % 2][1], a, b1);
+    for (uint32_t step = 0; step < kSteps; ++step) {
+      uint32_t a[4], b[4];
+      ldmatrix_x4(a, shared.q[lane % 16] + 8 * kv_unit<kHeadDim>(lane % 16, 2 * step + lane / 16));
+      const uint32_t row = lane % 8 + lane / 16 * 8;
+      ldmatrix_x4(b, slot.k[row] + 8 * kv_unit<kHeadDim>(row, 2 * step + lane / 8 % 2));
+      const uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
+      mma_m16n8k16_f16(s[step % 2][0], a, b0);
+      mma_m16n8k16_f16(s[step % 2][1], a, b1);
+    }
   }
   float p[2][2], largest = run.m;
 #pragma unroll
@@ -174,16 +249,20 @@ __device__ __forceinline__ void attend(Running& run, const Shared& shared, const
     a[2 * j] = float_to_half2(x, y);
     a[2 * j + 1] = float_to_half2(x - low_half(a[2 * j]), y - high_half(a[2 * j]));
   }
-  const uint32_t first_unit = warp_idx() % kDimParts * (kPartDims / 8);
+  if constexpr (kIsKvQ8) {
+    add_q8_values(run, shrink, a, slot.slice);
+  } else {
+    const uint32_t first_unit = warp_idx() % kDimParts * (kPartDims / 8);
 #pragma unroll
-  for (uint32_t d = 0; d < kPartDims / 8; d += 2) {
-    uint32_t b[4];
-    ldmatrix_x4_trans(b, slot.v[lane % 16] + 8 * (kv_unit<kHeadDim>(lane % 16, first_unit + d + lane / 16) - first_unit));
-    const uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
+    for (uint32_t d = 0; d < kPartDims / 8; d += 2) {
+      uint32_t b[4];
+      ldmatrix_x4_trans(b, slot.v[lane % 16] + 8 * (kv_unit<kHeadDim>(lane % 16, first_unit + d + lane / 16) - first_unit));
+      const uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
 #pragma unroll
-    for (uint32_t e = 0; e < 4; ++e) run.o[d][e] *= shrink, run.o[d + 1][e] *= shrink;
-    mma_m16n8k16_f16(run.o[d], a, b0);
-    mma_m16n8k16_f16(run.o[d + 1], a, b1);
+      for (uint32_t e = 0; e < 4; ++e) run.o[d][e] *= shrink, run.o[d + 1][e] *= shrink;
+      mma_m16n8k16_f16(run.o[d], a, b0);
+      mma_m16n8k16_f16(run.o[d + 1], a, b1);
+    }
   }
 }
 
@@ -236,9 +315,15 @@ __device__ __forceinline__ void leave_share(Running& run, Shared& shared, float*
   run.l += __shfl_xor_sync(kAllLanes, run.l, 1);
   run.l += __shfl_xor_sync(kAllLanes, run.l, 2);
 #pragma unroll
-  for (uint32_t d = 0; d < kPartDims / 8; ++d)
-    reinterpret_cast<float2*>(o + head * kOutStride + 8 * d)[lane % 4] =
-        make_float2(run.o[d][0] + run.o[d][2], run.o[d][1] + run.o[d][3]);
+  for (uint32_t d = 0; d < kPartDims / 8; ++d) {
+    const float2 sum = make_float2(run.o[d][0] + run.o[d][2], run.o[d][1] + run.o[d][3]);
+    if constexpr (kIsKvQ8) {
+      float* const at = o + head * kOutStride + d / 4 * 32 + lane % 4 * 8 + d % 4;
+      at[0] = sum.x, at[4] = sum.y;
+    } else {
+      reinterpret_cast<float2*>(o + head * kOutStride + 8 * d)[lane % 4] = sum;
+    }
+  }
   if (lane % 4 == 0 && warp_idx() % kDimParts == 0) shared.warp_m[stream][head] = run.m, shared.warp_l[stream][head] = run.l;
 }
 
@@ -282,10 +367,12 @@ __device__ __forceinline__ void join_groups(const DecodeAttentionArgs& args, con
          first_head + h, args.out);
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster, 1, 1)
+/// A q8_0 cache: one block an SM is enough, said so that the compiler doesn't spill registers to fit a second one.
+extern "C" __global__ void __launch_bounds__(kThreads, kIsKvQ8 ? 1 : 0) __cluster_dims__(kCluster, 1, 1)
     sj_decode_attention(const DecodeAttentionArgs args) {
   extern __shared__ __align__(128) Slot slots[];   // [kWarps][kSlots]
   __shared__ __align__(16) Shared shared;
+  __shared__ __align__(16) float new_token[kIsKvQ8 ? 2 * kHeadDim : 4];   // used with q8_0 only
   if constexpr (kCluster > 1) cluster_arrive();
   const uint32_t kv = blockIdx.y / kHeadGroups, first_head = kv * kHeadsPerKv + blockIdx.y % kHeadGroups * kGroupHeads;
   Pages pages;
@@ -335,7 +422,15 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
     store_query(q[i], h, shared);
   }
   if (owns_new) norm_and_rotate(new_k, k_norm, rotation);
-  __syncthreads();  // q is complete
+  if constexpr (kIsKvQ8) {
+    if (owns_new && warp_idx() % kDimParts == 0) {
+      for_each_pair([&](uint32_t i, uint32_t p) {
+        new_token[first_dim(p)] = new_k.a[i], new_token[second_dim(p)] = new_k.b[i];
+        new_token[kHeadDim + first_dim(p)] = new_v.a[i], new_token[kHeadDim + second_dim(p)] = new_v.b[i];
+      });
+    }
+  }
+  __syncthreads();  // q is complete, and the new token in shared memory
 
   Running run = {{}, -kInfinity, 0.0f};
 #pragma unroll 1
@@ -344,7 +439,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) __cluster_dims__(kCluster
     mbarrier_wait(&arrived[i % kSlots], i / kSlots % 2);
     const uint32_t slice = slices.first + i * kTakers;
     if (slice == slices.last) {
-      append(args, new_k, new_v, cache_row, position, slot);
+      append(args, new_k, new_v, new_token, cache_row, position, slot);
       __syncwarp();  // the new token is in the slot
     }
     attend(run, shared, slot, slice * kSliceTokens, first_visible, position);

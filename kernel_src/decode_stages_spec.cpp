@@ -273,29 +273,36 @@ struct AttentionSplit {
 
 struct AttentionShape {
   uint32_t n_slices, head_dim, slot_bytes, dim_parts, head_groups;
+  bool is_q8;
 };
 
 // Splits meet in clusters through shared memory. Clusters are known to work on 9.0; where they are not, through memory,
 // which costs more than a second slice for each warp.
 uint32_t max_cluster(const DeviceInfo& device) { return device.compute_major == 9 ? 4 : 1; }
 
-/// Shared memory that is left for slots, beside q, shares and barriers.
-uint32_t attention_room(uint32_t head_dim, const DeviceInfo& device) {
-  return device.smem_per_block_bytes - (32 * head_dim + (max_cluster(device) > 1 ? 32 * head_dim : 0) + 3 * 1024);
+/// Shared memory that is left for slots, beside q, shares, a q8_0 cache's new token and barriers.
+uint32_t attention_room(const AttentionShape& shape, const DeviceInfo& device) {
+  const uint32_t dim_bytes = 32 + (max_cluster(device) > 1 ? 32 : 0) + (shape.is_q8 ? 8 : 0);
+  return device.smem_per_block_bytes - (dim_bytes * shape.head_dim + 3 * 1024);
 }
 
 AttentionSplit default_split(const AttentionShape& shape, const DeviceInfo& device) {
-  const auto& [n_slices, head_dim, slot_bytes, dim_parts, head_groups] = shape;
+  const auto& [n_slices, head_dim, slot_bytes, dim_parts, head_groups, is_q8] = shape;
   // A warp a query head at least, so that they are prepared at once; more than 12 warps leave no room for the blocks of the
   // stages around.
   constexpr uint32_t kMinWarps = 8, kMaxWarps = 12;
-  const uint32_t n_bytes = std::min(kSlotBytes, attention_room(head_dim, device)), max_warps = std::min(n_bytes / slot_bytes, kMaxWarps) / dim_parts * dim_parts;
+  // 256 dims of o are 128 registers of a thread: 12 warps would have 168 for everything.
+  const uint32_t n_warps_held = head_dim / dim_parts > 128 ? 8 : kMaxWarps, n_bytes = std::min(kSlotBytes, attention_room(shape, device));
+  uint32_t max_warps = std::min(n_bytes / slot_bytes, n_warps_held) / dim_parts * dim_parts;
   require_rule(max_warps != 0, "decode_attention: {} slices of {} bytes don't fit a block's shared memory", dim_parts, slot_bytes);
   // As long as one block has a warp for each slice, there is nothing to join.
   if (n_slices * dim_parts <= max_warps) return {std::max(std::min(kMinWarps, max_warps), n_slices * dim_parts), 1, 1, 1};
   const uint32_t cluster = std::min(max_cluster(device), std::bit_ceil(ceil_div(n_slices, 4)));
   if (n_slices * dim_parts <= 2 * max_warps * cluster)
     return {std::min(std::max(kMinWarps, ceil_div(n_slices, cluster) * dim_parts), max_warps), 1, cluster, 1};
+  // Two small slots a warp keep more bytes on their way than one.
+  if (const uint32_t n_warps = n_bytes / (2 * slot_bytes) / dim_parts * dim_parts; is_q8 && n_warps >= kMinWarps)
+    max_warps = std::min(max_warps, n_warps);
   // Three blocks for four SMs read as fast as more of them, and there is less to join.
   const uint32_t max_groups = std::max(1u, 3 * device.n_sms / (4 * cluster * head_groups));
   return {max_warps, n_bytes / (max_warps * slot_bytes), cluster,
@@ -305,10 +312,10 @@ AttentionSplit default_split(const AttentionShape& shape, const DeviceInfo& devi
 AttentionSplit pick_split(const AttentionShape& shape, const DeviceInfo& device, TunePick& pick) {
   const AttentionSplit by_default = default_split(shape, device);
   AttentionSplit split = by_default;
-  const uint32_t room = attention_room(shape.head_dim, device), n_parts = shape.n_slices * shape.dim_parts;
+  const uint32_t room = attention_room(shape, device), n_parts = shape.n_slices * shape.dim_parts;
   split.cluster = pick("kCluster", admissible({1, 2, 4}, [&](uint32_t n) { return n <= max_cluster(device); }), by_default.cluster);
   split.n_warps = pick("kWarps", admissible({4, 8, 12, 16}, [&](uint32_t n) {
-    return n % shape.dim_parts == 0 && n * shape.slot_bytes <= room;
+    return n % shape.dim_parts == 0 && n * shape.slot_bytes <= room && (n <= 8 || shape.head_dim / shape.dim_parts <= 128);
   }), by_default.n_warps);
   split.n_groups = pick("kGroups", admissible({1, 2, 3, 4, 6, 8, 12, 16, 24, 32}, [&](uint32_t n) {
     return n <= ceil_div(n_parts, split.cluster * split.n_warps);
@@ -328,19 +335,24 @@ KernelSpec build_attention(const DecodeAttentionParams& p, const DeviceInfo& dev
   require_rule(p.head_dim == 64 || p.head_dim == 96 || p.head_dim == 128 || p.head_dim == 256 || p.head_dim == 512,
                "{}: head dim {} is not 64, 96, 128, 256 or 512", kFamily, p.head_dim);
   require_rule(p.n_rot % 2 == 0 && p.n_rot <= p.head_dim, "{}: {} rotated dims of {}", kFamily, p.n_rot, p.head_dim);
+  require_rule(p.kv_type != KvType::kF32, "{}: a float32 KV cache", kFamily);
   require_rule(p.max_tokens != 0, "{}: no tokens", kFamily);
   const uint32_t per_kv = p.n_head / p.n_head_kv, head_groups = p.n_head_kv * ceil_div(per_kv, 8);
   require_rule(per_kv <= 8 || per_kv % 8 == 0, "{}: {} heads a KV head are neither up to 8 nor a multiple of 8", kFamily, per_kv);
   uint32_t n_slices = ceil_div(p.max_tokens, kSliceTokens);
   if (p.window_tokens != 0) n_slices = std::min(n_slices, ceil_div(p.window_tokens, kSliceTokens) + 1);
   const uint32_t dim_parts = p.head_dim > 256 ? p.head_dim / 128 : 1;   // more dims of o than a warp's registers hold
-  const uint32_t slot_bytes = 2 * kSliceTokens * (p.head_dim + p.head_dim / dim_parts);
-  const AttentionSplit split = pick_split({n_slices, p.head_dim, slot_bytes, dim_parts, head_groups}, device, pick);
+  const uint32_t part_dims = p.head_dim / dim_parts;
+  const bool is_q8 = p.kv_type == KvType::kQ8_0;
+  // A slice of k and of the part of v. With q8_0 all of v's scales; the warp's part of o takes more room for small heads.
+  const uint32_t slot_bytes = is_q8 ? std::max(kSliceTokens * (p.head_dim + part_dims) + 2 * p.head_dim, 32 * (part_dims + 8))
+                                    : 2 * kSliceTokens * (p.head_dim + part_dims);
+  const AttentionSplit split = pick_split({n_slices, p.head_dim, slot_bytes, dim_parts, head_groups, is_q8}, device, pick);
   return {.source = "decode_attention.cu", .entry = "sj_decode_attention",
           .baked = {{"kHeads", p.n_head}, {"kHeadsKv", p.n_head_kv}, {"kHeadDim", p.head_dim}, {"kRot", p.n_rot},
                     {"kIsInterleaved", p.is_interleaved}, {"kHasQkNorm", p.has_qk_norm}, {"kEps", p.eps}, {"kScale", p.scale},
                     {"kMagnitude", p.magnitude}, {"kWindowTokens", p.window_tokens}, {"kPageTokens", kKvPageTokens},
-                    {"kWarps", split.n_warps}, {"kSlots", split.n_slots}, {"kDimParts", dim_parts}, {"kCluster", split.cluster},
+                    {"kIsKvQ8", is_q8}, {"kWarps", split.n_warps}, {"kSlots", split.n_slots}, {"kDimParts", dim_parts}, {"kCluster", split.cluster},
                     {"kGroups", split.n_groups}},
           .launch = {.grid = {split.cluster * split.n_groups, head_groups}, .block = {32 * split.n_warps},
                      .dynamic_smem_bytes = split.n_warps * split.n_slots * slot_bytes},
@@ -351,8 +363,8 @@ KernelSpec build_attention(const DecodeAttentionParams& p, const DeviceInfo& dev
 
 KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInfo& device, const Tuning& tuning) {
   const std::string window = p.window_tokens == 0 ? "" : fmt::format(", window {}", p.window_tokens);
-  return tuned_spec(tuning, fmt::format("decode_attention: {} of {} heads of {}, up to {} tokens{}", p.n_head_kv, p.n_head, p.head_dim,
-                                        p.max_tokens, window),
+  return tuned_spec(tuning, fmt::format("decode_attention: {} of {} heads of {}, up to {} tokens{}{}", p.n_head_kv, p.n_head, p.head_dim,
+                                        p.max_tokens, window, p.kv_type == KvType::kQ8_0 ? ", q8_0" : ""),
                     [&](TunePick& pick) { return build_attention(p, device, pick); });
 }
 

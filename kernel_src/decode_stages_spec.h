@@ -10,6 +10,7 @@
 #include "jit/device_info.h"
 #include "jit/kernel_spec.h"
 #include "jit/tuning.h"
+#include "kernel_src/kv_type.h"
 
 namespace sj {
 
@@ -73,6 +74,7 @@ struct DecodeAttentionParams {
   bool is_interleaved = false, has_qk_norm = false;
   float eps = 0, scale = 1, magnitude = 1;
   uint32_t window_tokens = 0;           ///< 0: full
+  KvType kv_type = KvType::kF16;        ///< kF16 or kQ8_0
   uint32_t max_tokens = 0;              ///< positions that the launch can serve: 0 .. max_tokens - 1
 };
 KernelSpec decode_attention_spec(const DecodeAttentionParams& p, const DeviceInfo& device, const Tuning& tuning = {});

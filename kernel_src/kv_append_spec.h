@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "jit/kernel_spec.h"
+#include "kernel_src/kv_type.h"
 
 namespace sj {
 
@@ -13,10 +14,10 @@ struct KvAppendParams {
   uint32_t n_head_kv = 0, head_dim = 0;
   uint32_t n_tokens = 1;
   uint32_t page_tokens = kKvPageTokens;
-  bool is_kv_f32 = false;          ///< the cache holds floats instead of halves (comparisons)
+  KvType kv_type = KvType::kF16;   ///< q8_0: head_dim a multiple of 32
 };
 
-/// Stores k and v of the step's valid tokens, rounded to f16, at StepState::position + token index.
+/// Stores k and v of the step's valid tokens, rounded to the cache's type, at StepState::position + token index.
 /// Throws kUnsupported naming the broken rule.
 KernelSpec kv_append_spec(const KvAppendParams& p);
 

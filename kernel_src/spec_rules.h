@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "jit/base/error.h"
+#include "kernel_src/kv_type.h"
 
 namespace sj {
 
@@ -30,6 +31,12 @@ inline void require_tokens(const char* family, uint32_t n_tokens) {
 /// A float4 a thread: lengths are positive multiples of 4.
 inline void require_quads(const char* family, const char* name, uint32_t n) {
   require_rule(n != 0 && n % 4 == 0, "{}: {} {} is not a positive multiple of 4", family, name, n);
+}
+
+/// Rows of a q8_0 KV cache are whole blocks.
+inline void require_q8_blocks(const char* family, KvType type, uint32_t head_dim) {
+  require_rule(type != KvType::kQ8_0 || head_dim % kKvBlockDims == 0,
+               "{}: head_dim {} is not a multiple of {}, as a q8_0 KV cache wants it; use --kv-type f16", family, head_dim, kKvBlockDims);
 }
 
 }  // namespace sj

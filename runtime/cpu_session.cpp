@@ -5,10 +5,17 @@
 
 #include "jit/base/log.h"
 #include "runtime/cpu/cpu_backend.h"
+#include "runtime/kv_cache.h"
 #include "runtime/opened_model.h"
 
 namespace sj {
 namespace {
+
+CpuKvType cpu_kv_type(const SessionOptions& options) {
+  const KvType type = kv_type_of(options);
+  if (type == KvType::kQ8_0) return CpuKvType::kQ8_0;
+  return options.cpu_double || type == KvType::kF32 ? CpuKvType::kExact : CpuKvType::kF16;
+}
 
 class CpuSession : public Session {
  public:
@@ -18,7 +25,7 @@ class CpuSession : public Session {
                  {.n_threads = options.n_threads,
                   .max_ctx_tokens = context_tokens(opened_.model, options.max_ctx_tokens),
                   .use_double = options.cpu_double,
-                  .kv_type = options.cpu_double || options.activations == ActivationMode::kF32 ? CpuKvType::kExact : CpuKvType::kF16}) {
+                  .kv_type = cpu_kv_type(options)}) {
     opened_.timings.ready_us = elapsed_us(opened_.start);
   }
 

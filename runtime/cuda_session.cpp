@@ -12,6 +12,7 @@
 #include "kernel_src/args/step_state.h"
 #include "runtime/device_load.h"
 #include "runtime/executor.h"
+#include "runtime/kv_cache.h"
 #include "runtime/lowering.h"
 #include "runtime/memory_plan.h"
 #include "runtime/options.h"
@@ -61,7 +62,7 @@ class CudaSession : public Session {
  public:
   CudaSession(const SessionOptions& options, OpenedModel opened, const Driver& drv, int ordinal, std::vector<Lowered> steps)
       : opened_(std::move(opened)), max_ctx_tokens_(context_tokens(opened_.model, options.max_ctx_tokens)),
-        is_kv_f32_(options.activations == ActivationMode::kF32),
+        kv_type_(kv_type_of(options)),
         context_(drv, ordinal), device_(device_info(drv, ordinal)), executor_(drv, options.sync_launches), options_(options),
         steps_(std::move(steps)) {
     load(options, steps_);
@@ -122,7 +123,7 @@ class CudaSession : public Session {
   // Order matters: what is declared later is destroyed first, and everything else before the context.
   OpenedModel opened_;
   uint32_t max_ctx_tokens_;
-  bool is_kv_f32_;
+  KvType kv_type_;
   Context context_;
   DeviceInfo device_;
   std::unique_ptr<WeightPlan> weight_plan_;
@@ -171,7 +172,7 @@ void CudaSession::load(const SessionOptions& options, const std::vector<Lowered>
   std::vector<ArenaPlan> arenas;
   for (const Lowered& step : steps) arenas.push_back(plan_arena(step));
   const MemoryInfo memory = memory_info(drv);
-  require_fits(memory_needs(model(), max_ctx_tokens_, is_kv_f32_, *weight_plan_, states, arenas), memory.free_bytes, memory.total_bytes, device_.name,
+  require_fits(memory_needs(model(), max_ctx_tokens_, kv_type_, *weight_plan_, states, arenas), memory.free_bytes, memory.total_bytes, device_.name,
                opened_.weight_seed ? "--layers takes fewer of the model's layers" : "--device cpu needs no GPU memory");
 
   KernelTable table;
@@ -222,7 +223,7 @@ void CudaSession::fill_context(uint32_t n_tokens, uint32_t seed) {
     throw Error(ErrorKind::kUsage, fmt::format("{} tokens don't fit the context of {}; raise --ctx", n_tokens, max_ctx_tokens_));
   context_.make_current();
   executor_.guarded("filling the context", [&] {
-    fill_kv_cache(context_.driver(), executor_.stream(), *memory_, model(), is_kv_f32_, n_tokens, seed);
+    fill_kv_cache(context_.driver(), executor_.stream(), *memory_, model(), kv_type_, n_tokens, seed);
   });
   n_past_ = n_tokens;
 }

@@ -8,6 +8,7 @@
 
 #include "jit/device_info.h"
 #include "jit/driver.h"
+#include "kernel_src/kv_type.h"
 #include "runtime/memory_plan.h"
 #include "runtime/opened_model.h"
 #include "runtime/planner.h"
@@ -18,11 +19,11 @@ namespace sj {
 /// The file's weights, or made ones; `opened` must outlive it.
 std::unique_ptr<WeightSource> weight_source(const OpenedModel& opened, const DeviceInfo& device);
 
-MemoryNeeds memory_needs(const ModelDesc& model, uint32_t max_ctx_tokens, bool is_kv_f32, const WeightPlan& weights, const StatePlan& states,
+MemoryNeeds memory_needs(const ModelDesc& model, uint32_t max_ctx_tokens, KvType kv_type, const WeightPlan& weights, const StatePlan& states,
                          std::span<const ArenaPlan> arenas);
 
 /// Random keys and values (fill_random_kv) for the first `n_tokens` positions of all layers. Done on return.
-void fill_kv_cache(const Driver& drv, const Stream& stream, const DeviceMemory& memory, const ModelDesc& model, bool is_kv_f32,
+void fill_kv_cache(const Driver& drv, const Stream& stream, const DeviceMemory& memory, const ModelDesc& model, KvType kv_type,
                    uint32_t n_tokens, uint32_t seed);
 
 }  // namespace sj

@@ -221,7 +221,7 @@ DecodeAttentionParams attention_params(LoweringContext& ctx, const AttentionHalf
   return {.n_head = a.n_head, .n_head_kv = a.n_head_kv, .head_dim = a.head_dim, .n_rot = rope.n_rot,
           .is_interleaved = rope.pairing == RopePairing::kInterleaved, .has_qk_norm = half.q_norm != nullptr,
           .eps = half.q_norm != nullptr ? half.q_norm->eps : 0.0f, .scale = a.scale, .magnitude = rope.magnitude,
-          .window_tokens = a.window_tokens, .max_tokens = ctx.attend_tokens()};
+          .window_tokens = a.window_tokens, .kv_type = ctx.kv_type(), .max_tokens = ctx.attend_tokens()};
 }
 
 void emit_qkv(LoweringContext& ctx, const AttentionHalf& half, KernelSpec spec, const BufferRef& x, const BufferRef& qkv) {
@@ -256,7 +256,7 @@ void emit_attention(LoweringContext& ctx, const AttentionHalf& half, KernelSpec 
     launch.patches.push_back({offsetof(DecodeAttentionArgs, q_norm), ctx.weight(half.q_norm->weight, WeightForm::kF32)});
     launch.patches.push_back({offsetof(DecodeAttentionArgs, k_norm), ctx.weight(half.k_norm->weight, WeightForm::kF32)});
   }
-  launch.per_key = attention_cost_per_key(*half.attention, 1);
+  launch.per_key = attention_cost_per_key(*half.attention, 1, ctx.kv_type());
   launch.label = fmt::format("blk.{}.attention", layer);
   ctx.emit(std::move(launch));
 }

@@ -15,6 +15,6 @@ void lower_moe_combine(LoweringContext& ctx, ValueId x, ValueId weights, ValueId
 
 MatmulParams matmul_params(const MatmulOp& matmul, uint32_t n_tokens, bool has_residual);
 /// What attention moves and computes for each key in the cache.
-CostPerKey attention_cost_per_key(const AttentionOp& attention, uint32_t n_tokens, bool is_kv_f32 = false);
+CostPerKey attention_cost_per_key(const AttentionOp& attention, uint32_t n_tokens, KvType kv_type);
 
 }  // namespace sj

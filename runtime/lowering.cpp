@@ -143,10 +143,10 @@ BufferRef LoweringContext::page_table() {
                identity_page_table(max_ctx_tokens()));
 }
 BufferRef LoweringContext::k_pages(uint32_t layer_idx) {
-  return state(fmt::format("kv.k.{}", layer_idx), kv_pool_bytes(model_.layers.at(layer_idx).attention, max_ctx_tokens(), is_kv_f32()));
+  return state(fmt::format("kv.k.{}", layer_idx), kv_pool_bytes(model_.layers.at(layer_idx).attention, max_ctx_tokens(), kv_type()));
 }
 BufferRef LoweringContext::v_pages(uint32_t layer_idx) {
-  return state(fmt::format("kv.v.{}", layer_idx), kv_pool_bytes(model_.layers.at(layer_idx).attention, max_ctx_tokens(), is_kv_f32()));
+  return state(fmt::format("kv.v.{}", layer_idx), kv_pool_bytes(model_.layers.at(layer_idx).attention, max_ctx_tokens(), kv_type()));
 }
 
 BufferRef LoweringContext::rope_table(const RopeDesc& rope) {

@@ -14,6 +14,7 @@
 
 #include "jit/device_info.h"
 #include "jit/tuning.h"
+#include "kernel_src/kv_type.h"
 #include "models/model_desc.h"
 #include "models/op_graph.h"
 #include "runtime/lowered.h"
@@ -25,6 +26,7 @@ inline constexpr uint32_t kTokenRingSlots = 256;   ///< decode steps whose token
 
 struct LoweringOptions {
   ActivationMode activations = ActivationMode::kAuto;
+  KvType kv_type = KvType::kF16;
   /// Positions that a one-token step has to serve: fused attention is laid out for so many. 0: the whole context.
   uint32_t attend_tokens = 0;
   Tuning tuning = {};
@@ -40,8 +42,8 @@ class LoweringContext {
   const DeviceInfo& device() const { return device_; }
   ActivationMode activations() const { return options_.activations; }
   const Tuning& tuning() const { return options_.tuning; }
-  /// The KV cache holds floats instead of halves: with float32 activations, for comparisons.
-  bool is_kv_f32() const { return options_.activations == ActivationMode::kF32; }
+  /// Float32 activations keep the cache in float32, for comparisons.
+  KvType kv_type() const { return options_.activations == ActivationMode::kF32 ? KvType::kF32 : options_.kv_type; }
   uint32_t n_tokens() const { return graph_.options.n_tokens; }
   /// Positions to lay the step out for, one of a few sizes (attend_size); asking makes the step one that serves no more than
   /// these, unless it serves the whole context.
@@ -82,7 +84,7 @@ class LoweringContext {
   BufferRef token_ring();                     ///< u64 [kTokenRingSlots], mapped host memory
   BufferRef nan_step();                       ///< u32, mapped host memory
   BufferRef page_table();                     ///< i32 [n_pages]
-  BufferRef k_pages(uint32_t layer_idx);      ///< [n_pages][n_head_kv][page_tokens][head_dim], f16 or f32 (is_kv_f32)
+  BufferRef k_pages(uint32_t layer_idx);      ///< [n_pages][n_head_kv] pages of one head, kv_page_bytes() each
   BufferRef v_pages(uint32_t layer_idx);
   BufferRef rope_table(const RopeDesc& rope); ///< u64 [n_rot / 2], rope_turns()
 

@@ -78,7 +78,7 @@ void lower(LoweringContext& ctx, const Op& op, const RopeOp& rope) {
 void lower(LoweringContext& ctx, const Op& op, const KvAppendOp& append) {
   const Value& k = ctx.graph_value(op.inputs[0]);
   ctx.launch(kv_append_spec({.n_head_kv = narrow(k.shape[1]), .head_dim = narrow(k.shape[2]), .n_tokens = ctx.n_rows(op.inputs[0]),
-                             .is_kv_f32 = ctx.is_kv_f32()}),
+                             .kv_type = ctx.kv_type()}),
              KvAppendArgs{},
              {{offsetof(KvAppendArgs, k), ctx.value(op.inputs[0])},
               {offsetof(KvAppendArgs, v), ctx.value(op.inputs[1])},
@@ -96,7 +96,7 @@ void lower(LoweringContext& ctx, const Op& op, const AttentionOp& attention) {
                                                      .n_tokens = n_tokens,
                                                      .scale = attention.scale,
                                                      .window_tokens = attention.window_tokens,
-                                                     .is_kv_f32 = ctx.is_kv_f32()}),
+                                                     .kv_type = ctx.kv_type()}),
                                      AttentionArgs{},
                                      {{offsetof(AttentionArgs, q), ctx.value(op.inputs[0])},
                                       {offsetof(AttentionArgs, k_pages), ctx.k_pages(attention.layer_idx)},
@@ -105,7 +105,7 @@ void lower(LoweringContext& ctx, const Op& op, const AttentionOp& attention) {
                                       {offsetof(AttentionArgs, y), ctx.value(op.outputs[0])},
                                       {offsetof(AttentionArgs, state), ctx.step_state()}});
   launch.spec.cost = {.bytes = 8.0 * n_tokens * attention.n_head * attention.head_dim, .flops = 0};   // q and y
-  launch.per_key = attention_cost_per_key(attention, n_tokens, ctx.is_kv_f32());
+  launch.per_key = attention_cost_per_key(attention, n_tokens, ctx.kv_type());
   ctx.emit(std::move(launch));
 }
 
@@ -182,9 +182,8 @@ void lower(LoweringContext& ctx, const Op& op, const SelectRowsOp&) {
 
 }  // namespace
 
-CostPerKey attention_cost_per_key(const AttentionOp& attention, uint32_t n_tokens, bool is_kv_f32) {
-  const double elem_bytes = is_kv_f32 ? 4 : 2;
-  return {.bytes = 2 * elem_bytes * attention.n_head_kv * attention.head_dim,   // K and V, shared by the step's tokens
+CostPerKey attention_cost_per_key(const AttentionOp& attention, uint32_t n_tokens, KvType kv_type) {
+  return {.bytes = 2.0 * attention.n_head_kv * kv_row_bytes(kv_type, attention.head_dim),   // K and V, shared by the step's tokens
           .flops = 4.0 * attention.n_head * attention.head_dim * n_tokens,
           .window_tokens = attention.window_tokens == 0 ? 0 : attention.window_tokens + n_tokens - 1};
 }

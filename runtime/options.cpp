@@ -29,6 +29,7 @@ Environment read_environment() {
           .bundle_paths = variable("SPARKJIT_BUNDLE"),
           .trust_path = variable("SPARKJIT_TRUST"),
           .tuning_path = variable("SPARKJIT_TUNING"),
+          .kv_type = variable("SPARKJIT_KV_TYPE"),
           .xdg_cache_home = variable("XDG_CACHE_HOME"),
           .xdg_config_home = variable("XDG_CONFIG_HOME"),
           .xdg_runtime_dir = variable("XDG_RUNTIME_DIR"),
@@ -55,6 +56,8 @@ std::optional<int> cuda_ordinal(std::string_view device) {
 
 bool is_device_name(std::string_view device) { return device == "auto" || device == "cpu" || cuda_ordinal(device).has_value(); }
 
+bool is_kv_type_name(std::string_view name) { return name == "f16" || name == "q8_0"; }
+
 std::vector<std::string> split_paths(std::string_view paths) {
   std::vector<std::string> list;
   while (!paths.empty()) {
@@ -69,6 +72,7 @@ SessionOptions resolve_options(SessionOptions options, const Environment& enviro
   fill(options.libcuda_path, environment.libcuda_path);
   fill(options.libnvrtc_path, environment.libnvrtc_path);
   fill(options.trust_path, environment.trust_path);
+  fill(options.kv_type, environment.kv_type);
   if (options.bundle_paths.empty()) options.bundle_paths = split_paths(environment.bundle_paths);
   fill(options.cache_dir, environment.cache_dir);
   fill(options.cache_dir, default_cache_dir(environment.xdg_cache_home, environment.home));

@@ -20,6 +20,7 @@ struct Environment {
   std::string bundle_paths;     ///< SPARKJIT_BUNDLE: files with colons between them
   std::string trust_path;       ///< SPARKJIT_TRUST
   std::string tuning_path;      ///< SPARKJIT_TUNING
+  std::string kv_type;          ///< SPARKJIT_KV_TYPE: f16 or q8_0
   std::string xdg_cache_home;   ///< XDG_CACHE_HOME
   std::string xdg_config_home;  ///< XDG_CONFIG_HOME
   std::string xdg_runtime_dir;  ///< XDG_RUNTIME_DIR
@@ -38,10 +39,13 @@ std::optional<int> cuda_ordinal(std::string_view device);
 /// auto, cpu, cuda or cuda:N.
 bool is_device_name(std::string_view device);
 
+/// f16 or q8_0.
+bool is_kv_type_name(std::string_view name);
+
 /// The paths of SPARKJIT_BUNDLE; empty ones are left out.
 std::vector<std::string> split_paths(std::string_view paths);
 
-/// Flag, else variable, else default, for each of cache_dir, libcuda_path, libnvrtc_path (the libraries' default is empty: the
+/// Flag, else variable, else default, for each of kv_type, cache_dir, libcuda_path, libnvrtc_path (the libraries' default is empty: the
 /// loader's rules), bundle_paths and trust_path (default: none), tuning_path. The cache's default is default_cache_dir(); "none"
 /// keeps kernels in memory only. The tuning's default is default_tuning_path() when the file exists and kernels may be compiled,
 /// else "shipped": what is built in, which is what bundles hold.

@@ -75,12 +75,20 @@ bool set_device(const toml::node& node, SessionOptions& options) {
   return true;
 }
 
+bool set_kv_type(const toml::node& node, SessionOptions& options) {
+  const toml::value<std::string>* value = node.as_string();
+  if (value == nullptr || !is_kv_type_name(value->get())) return false;
+  options.kv_type = value->get();
+  return true;
+}
+
 const std::vector<Key>& known_keys() {
   static const std::vector<Key> keys = {
       integer_key("ctx", &SessionOptions::max_ctx_tokens, 0, 1 << 24),
       integer_key("threads", &SessionOptions::n_threads, 0, 4096),
       integer_key("prefill_tokens", &SessionOptions::prefill_tokens, 1, 1 << 20),
       {"device", "one of \"auto\", \"cpu\", \"cuda\", \"cuda:N\"", set_device},
+      {"kv_type", "one of \"f16\", \"q8_0\"", set_kv_type},
       bool_key("f32", [](bool value, SessionOptions& o) { o.activations = value ? ActivationMode::kF32 : ActivationMode::kAuto; }),
       bool_key("sync_launches", [](bool value, SessionOptions& o) { o.sync_launches = value; }),
       bool_key("progress", [](bool value, SessionOptions& o) { o.show_progress = value; }),
@@ -171,6 +179,7 @@ void apply_config(const std::string& path, const Environment& environment, Sessi
   take_variable(options.libnvrtc_path, environment.libnvrtc_path);
   take_variable(options.trust_path, environment.trust_path);
   take_variable(options.tuning_path, environment.tuning_path);
+  take_variable(options.kv_type, environment.kv_type);
   if (std::vector<std::string> paths = split_paths(environment.bundle_paths); !paths.empty()) options.bundle_paths = std::move(paths);
 }
 

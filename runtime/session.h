@@ -33,6 +33,7 @@ struct SessionOptions {
   uint32_t n_threads = 0;               ///< CPU backend, compiler and loader; 0: all cores
   uint32_t prefill_tokens = 512;        ///< most tokens a prefill step
   ActivationMode activations = ActivationMode::kAuto;
+  std::string kv_type;                  ///< f16 | q8_0, how the KV cache is stored; empty: f16
   bool cpu_double = false;              ///< CPU backend in float64 (tests)
   std::string cache_dir;                ///< empty: the default ladder
   std::string kernel_dir;               ///< kernel texts from here instead of the embedded ones

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "models/op_graph.h"
+#include "runtime/kv_cache.h"
 #include "runtime/lowering.h"
 #include "runtime/opened_model.h"
 
@@ -24,7 +25,7 @@ struct StepMaker {
 
   Lowered operator()(const GraphOptions& step, uint32_t attend_tokens = 0) const {
     return lower_graph(build_graph(model, step), model, device,
-                       {.activations = options.activations, .attend_tokens = attend_tokens, .tuning = tuning});
+                       {.activations = options.activations, .kv_type = kv_type_of(options), .attend_tokens = attend_tokens, .tuning = tuning});
   }
 };
 

@@ -53,12 +53,12 @@ TuneBench::TuneBench(const Driver& drv, int ordinal, const TuneSpace& space, con
     apart_.push_back(plan_apart(step, arenas_.back().n_bytes));
   }
   const MemoryInfo memory = memory_info(drv);
-  require_fits(memory_needs(space.model(), space.max_ctx_tokens(), space.is_kv_f32(), *weight_plan_, states, apart_), memory.free_bytes,
+  require_fits(memory_needs(space.model(), space.max_ctx_tokens(), space.kv_type(), *weight_plan_, states, apart_), memory.free_bytes,
                memory.total_bytes, space.device().name,
                opened.weight_seed ? "--layers takes fewer of the model's layers" : "--ctx takes a shorter context");
   memory_ = std::make_unique<DeviceMemory>(drv, executor_.stream(), std::move(states), apart_);
   memory_->set_weights(upload_weights(context_, *source, *weight_plan_, n_threads, show_progress), *weight_plan_);
-  fill_kv_cache(drv, executor_.stream(), *memory_, space.model(), space.is_kv_f32(), space.max_ctx_tokens(), kKvSeed);
+  fill_kv_cache(drv, executor_.stream(), *memory_, space.model(), space.kv_type(), space.max_ctx_tokens(), kKvSeed);
 }
 
 TuneBench::~TuneBench() {

@@ -151,7 +151,7 @@ OutputCheck::OutputCheck(TuneBench& bench, size_t context, const TuneVariant& ba
       add_region(state.key, ptr, state.n_bytes);
     } else if (kv.contains(state.key)) {   // the page that the step writes to
       const AttentionDesc& attention = bench.space().model().layers.at(std::stoul(state.key.substr(5))).attention;
-      const uint64_t page_bytes = kv_pool_bytes(attention, 1, bench.space().is_kv_f32());
+      const uint64_t page_bytes = kv_pool_bytes(attention, 1, bench.space().kv_type());
       const uint64_t page = (bench.space().contexts()[context].depth_tokens + 1) / kKvPageTokens;
       add_region(state.key, ptr + page * page_bytes, page_bytes);
     }
@@ -229,7 +229,7 @@ std::string OutputCheck::compare(const Launch& launch, std::vector<std::byte> fo
     if (region.name == "logits" && launch.has_logits)
       difference = settle(region.at, region.n_bytes, [](auto e, auto f) { return compare_values(ValueForm::kF32, e, f); });
     else if (region.name.starts_with("kv."))
-      difference = settle(region.at, region.n_bytes, [&](auto e, auto f) { return compare_kv(bench_.space().is_kv_f32(), e, f); });
+      difference = settle(region.at, region.n_bytes, [&](auto e, auto f) { return compare_kv(bench_.space().kv_type() == KvType::kF32, e, f); });
     if (!difference.empty()) return fmt::format("{} of {}: {}", region.name, lowered.label, difference);
   }
   const auto [e, f] = std::ranges::mismatch(expected, found);

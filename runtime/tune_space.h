@@ -14,6 +14,7 @@
 #include "jit/device_info.h"
 #include "jit/kernel_spec.h"
 #include "jit/tuning.h"
+#include "kernel_src/kv_type.h"
 #include "models/model_desc.h"
 #include "runtime/lowered.h"
 #include "runtime/session.h"
@@ -76,7 +77,8 @@ class TuneSpace {
   const DeviceInfo& device() const { return device_; }
   const ModelDesc& model() const { return model_; }
   uint32_t max_ctx_tokens() const { return max_ctx_tokens_; }
-  bool is_kv_f32() const { return activations_ == ActivationMode::kF32; }
+  /// A q8_0 cache is not tuned for: its kernels have keys of their own.
+  KvType kv_type() const { return activations_ == ActivationMode::kF32 ? KvType::kF32 : KvType::kF16; }
 
   /// The step of a context; strict: throws kUsage or kUnsupported for a choice that a family refuses.
   Lowered lower(size_t context, const Tuning& tuning) const;

@@ -11,8 +11,8 @@ struct StepState;
 
 struct AttentionArgs {
   const float* q;              ///< [kTokens, kHeads, kHeadDim]
-  const uint16_t* k_pages;     ///< [n_pages][kHeadsKv][kPageTokens][kHeadDim], f16 or as baked f32; see device/kv_layout.cuh
-  const uint16_t* v_pages;     ///< f16, same shape
+  const uint16_t* k_pages;     ///< [n_pages][kHeadsKv][kPageTokens][kHeadDim], f16 or as baked: device/kv_layout.cuh, kv_q8.cuh
+  const uint16_t* v_pages;     ///< same
   const int32_t* page_table;   ///< logical page -> physical page
   const float* sinks;          ///< [kHeads] extra logits that join the softmax only; unused without sinks
   float* y;                    ///< [kTokens, kHeads * kHeadDim]

@@ -14,8 +14,9 @@ struct DecodeAttentionArgs {
   const float* q_norm;         ///< [kHeadDim] f32, or unused
   const float* k_norm;         ///< [kHeadDim] f32, or unused
   const uint64_t* turns;       ///< [kRot / 2] angle a position, in 2^-64 turn
-  uint16_t* k_pages;           ///< f16 [n_pages][kHeadsKv][kPageTokens][kHeadDim], a row's units as in device/kv_layout.cuh
-  uint16_t* v_pages;           ///< f16, same shape
+  uint16_t* k_pages;           ///< f16 [n_pages][kHeadsKv][kPageTokens][kHeadDim], a row's units as in device/kv_layout.cuh, or
+                               ///< q8_0 pages: device/kv_q8.cuh
+  uint16_t* v_pages;           ///< same
   const int32_t* page_table;   ///< logical page -> physical page
   const StepState* state;
   float* partial;              ///< kGroups > 1: [head groups][8][kGroups][kHeadDim + 4] f32

@@ -12,8 +12,8 @@ struct StepState;
 struct KvAppendArgs {
   const float* k;              ///< [kTokens, kHeadsKv, kHeadDim]
   const float* v;              ///< [kTokens, kHeadsKv, kHeadDim]
-  uint16_t* k_pages;           ///< [n_pages][kHeadsKv][kPageTokens][kHeadDim], f16 or as baked f32; see device/kv_layout.cuh
-  uint16_t* v_pages;           ///< f16, same shape
+  uint16_t* k_pages;           ///< [n_pages][kHeadsKv][kPageTokens][kHeadDim], f16 or as baked: device/kv_layout.cuh, kv_q8.cuh
+  uint16_t* v_pages;           ///< same
   const int32_t* page_table;   ///< logical page -> physical page
   const StepState* state;
 };

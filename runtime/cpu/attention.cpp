@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "jit/base/error.h"
+#include "kernel_src/kv_type.h"
 #include "models/dequant.h"
 
 namespace sj {
@@ -20,6 +21,22 @@ constexpr uint32_t kMaxTaskTokens = 16;
 
 uint32_t first_visible(const AttentionOp& op, uint32_t position) {
   return op.window_tokens != 0 && position >= op.window_tokens ? position + 1 - op.window_tokens : 0;
+}
+
+/// f16(d q) of a q8_0 block: the numbers that device/kv_q8.cuh computes with.
+template <class T>
+void store_q8_values(const T* from, uint16_t* to) {
+  float largest = 0;
+  for (uint32_t i = 0; i < kKvBlockDims; ++i) {
+    const float x = std::fabs(float(from[i]));
+    if (!(x <= largest)) largest = x;   // a NaN stays
+    if (std::isnan(x)) break;
+  }
+  const float scale = largest > 0 ? 127.0f / largest : 0.0f, d = half_to_float(float_to_half(largest * (1.0f / 127)));
+  for (uint32_t i = 0; i < kKvBlockDims; ++i) {
+    const float q = std::nearbyint(float(from[i]) * scale);
+    to[i] = float_to_half(d * (std::isnan(q) ? 0.0f : std::clamp(q, -127.0f, 127.0f)));
+  }
 }
 
 /// The queries of one task: some heads of one KV group, some consecutive tokens.
@@ -82,16 +99,20 @@ void run_task(CpuContext<T>& ctx, uint32_t thread_idx, const AttentionOp& op, co
 }  // namespace
 
 template <class T>
-KvCache<T>::KvCache(const ModelDesc& model, CpuKvType type, uint32_t max_ctx_tokens) : max_ctx_tokens_(max_ctx_tokens) {
+KvCache<T>::KvCache(const ModelDesc& model, CpuKvType type, uint32_t max_ctx_tokens) : type_(type), max_ctx_tokens_(max_ctx_tokens) {
   double n_bytes = 0;
-  const double elem_bytes = type == CpuKvType::kF16 ? 2 : sizeof(T);
+  const double elem_bytes = type == CpuKvType::kExact ? sizeof(T) : 2;
+  for (const LayerDesc& layer : model.layers)
+    if (type == CpuKvType::kQ8_0 && layer.attention.head_dim % kKvBlockDims != 0)
+      throw Error(ErrorKind::kUnsupported, fmt::format("attention: head_dim {} is not a multiple of {}, as a q8_0 KV cache wants it; use "
+                                                       "--kv-type f16", layer.attention.head_dim, kKvBlockDims));
   for (const LayerDesc& layer : model.layers)
     n_bytes += 2 * elem_bytes * layer.attention.n_head_kv * layer.attention.head_dim * double(max_ctx_tokens);
   try {
     for (const LayerDesc& desc : model.layers) {
       Layer layer{.n_head_kv = desc.attention.n_head_kv, .head_dim = desc.attention.head_dim};
       const uint64_t n = uint64_t{layer.n_head_kv} * layer.head_dim * max_ctx_tokens;
-      if (type == CpuKvType::kF16) {
+      if (type != CpuKvType::kExact) {
         layer.k_half.reset(new uint16_t[n]);
         layer.v_half.reset(new uint16_t[n]);
       } else {
@@ -113,6 +134,10 @@ void KvCache<T>::append(uint32_t layer_idx, uint32_t first_position, uint32_t n_
   const auto copy = [&](const T* from, uint16_t* half, T* exact, uint64_t at) {
     if (half == nullptr) {
       std::copy(from, from + dim, exact + at);
+      return;
+    }
+    if (type_ == CpuKvType::kQ8_0) {
+      for (uint64_t d = 0; d < dim; d += kKvBlockDims) store_q8_values(from + d, half + at + d);
       return;
     }
     for (uint64_t d = 0; d < dim; ++d) half[at + d] = float_to_half(float(from[d]));

@@ -12,12 +12,13 @@
 
 namespace sj {
 
-/// Keys and values of all layers, by position: half or T, [n_head_kv, max_ctx_tokens, head_dim] each. Pages that no token
+/// Keys and values of all layers, by position: half (kF16 and kQ8_0) or T, [n_head_kv, max_ctx_tokens, head_dim] each. Pages that no token
 /// has reached cost no memory.
 template <class T>
 class KvCache {
  public:
-  /// Throws kUsage when the memory can't be had, saying how much it is.
+  /// Throws kUsage when the memory can't be had, saying how much it is; kUnsupported for q8_0 with a head dim that is not a
+  /// multiple of 32.
   KvCache(const ModelDesc& model, CpuKvType type, uint32_t max_ctx_tokens);
 
   /// k, v: [n_tokens, n_head_kv, head_dim] of positions first_position, ...
@@ -36,6 +37,7 @@ class KvCache {
                 uint32_t first, uint32_t n, T* scratch) const;
 
   std::vector<Layer> layers_;
+  CpuKvType type_;
   uint64_t max_ctx_tokens_ = 0;
 };
 

@@ -15,6 +15,7 @@ namespace sj {
 
 enum class CpuKvType {
   kF16,    ///< rounded to half, as on the GPU
+  kQ8_0,   ///< rounded to q8_0's values, as on the GPU; kept as halves
   kExact,  ///< in the precision of the computation
 };
 
@@ -22,7 +23,7 @@ struct CpuOptions {
   uint32_t n_threads = 0;         ///< 0: all cores
   uint32_t max_ctx_tokens = 0;    ///< 0: min(trained context, 4096)
   uint32_t block_tokens = 256;    ///< most tokens a step: a weight row is decoded once for that many tokens
-  bool use_double = false;        ///< float64 arithmetic, and KV cache unless kv_type is kF16; slow, for tests
+  bool use_double = false;        ///< float64 arithmetic, and KV cache only with kExact; slow, for tests
   CpuKvType kv_type = CpuKvType::kF16;
 };
 

@@ -30,6 +30,9 @@ TEST(AttentionSpec, RefusesImpossibleShapes) {
   EXPECT_TRUE(is_refused([] { attention_spec({.n_head = 8, .n_head_kv = 2, .head_dim = 520}); }, "head_dim 520"));
   EXPECT_TRUE(is_refused([] { attention_spec({.n_head = 8, .n_head_kv = 2, .head_dim = 64, .page_tokens = 16}); }, "page of 16"));
   EXPECT_TRUE(is_refused([] { kv_append_spec({.n_head_kv = 2, .head_dim = 12}); }, "head_dim 12"));
+  EXPECT_TRUE(is_refused([] { kv_append_spec({.n_head_kv = 2, .head_dim = 80, .kv_type = KvType::kQ8_0}); },
+                         "kv_append: head_dim 80 is not a multiple of 32, as a q8_0 KV cache wants it; use --kv-type f16"));
+  EXPECT_TRUE(is_refused([] { attention_spec({.n_head = 8, .n_head_kv = 2, .head_dim = 80, .kv_type = KvType::kQ8_0}); }, "attention: head_dim 80 is not"));
   EXPECT_TRUE(is_refused([] { kv_append_spec({.n_head_kv = 0, .head_dim = 64}); }, "no heads"));
 }
 
@@ -39,7 +42,12 @@ TEST(AttentionCompile, FitsEveryTargetWithoutSpills) {
     for (const uint32_t n_tokens : {1u, 64u})
       EXPECT_TRUE(compiles_everywhere(attention_spec({.n_head = 16, .n_head_kv = 2, .head_dim = head_dim, .n_tokens = n_tokens, .scale = 0.1f,
                                                       .window_tokens = head_dim == 256 ? 100u : 0u, .has_sinks = head_dim == 64})));
-  EXPECT_TRUE(compiles_everywhere(kv_append_spec({.n_head_kv = 4, .head_dim = 128, .n_tokens = 3})));
+  for (const uint32_t head_dim : {32u, 64u, 96u, 128u, 256u, 512u})
+    for (const uint32_t n_tokens : {1u, 64u})
+      EXPECT_TRUE(compiles_everywhere(attention_spec({.n_head = 16, .n_head_kv = 2, .head_dim = head_dim, .n_tokens = n_tokens, .scale = 0.1f,
+                                                      .kv_type = KvType::kQ8_0})));
+  for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0})
+    EXPECT_TRUE(compiles_everywhere(kv_append_spec({.n_head_kv = 4, .head_dim = 128, .n_tokens = 3, .kv_type = type})));
 }
 
 /// A paged cache whose physical pages lie in another order than the logical ones; unused slots hold half NaNs.
@@ -87,6 +95,23 @@ TEST(KvAppendDevice, StoresHalvesAtTheTokensPlaces) {
   EXPECT_EQ(gpu.download(c.v, c.n_halves), want_v);
 }
 
+/// The values of the first n_tokens tokens in a q8_0 pool, after checking that they stand for `rows` and that nothing else was
+/// written.
+ref::Vec stored_q8(KernelRunner& gpu, const Cache& c, const uint16_t* device, const AttentionParams& p, uint32_t n_tokens, const std::vector<float>& rows) {
+  const uint32_t n_pages = uint32_t(c.page_table.size());
+  Q8Pool got(n_pages, p.n_head_kv, p.head_dim, kKvPageTokens), expected = got;
+  got.bytes = gpu.download(reinterpret_cast<const uint8_t*>(device), 2 * c.n_halves);
+  for (std::size_t i = 0; i < expected.bytes.size(); ++i) expected.bytes[i] = i % 2 == 0 ? 0x00 : 0x7E;   // make_cache's NaNs
+  const ref::Vec want = ref::to_f64(rows);
+  ref::Vec values;
+  for (uint32_t t = 0; t < n_tokens; ++t)
+    for (uint32_t h = 0; h < p.n_head_kv; ++h)
+      EXPECT_TRUE(take_q8_row(got, std::size_t(c.page_table[t / kKvPageTokens]), h, t, &want[(std::size_t{t} * p.n_head_kv + h) * p.head_dim], expected, values));
+  got.bytes.resize(expected.bytes.size());   // the pool was made for halves
+  EXPECT_TRUE(got.bytes == expected.bytes) << "something else was written";
+  return values;
+}
+
 struct Case {
   AttentionParams params;
   uint32_t n_cached;   ///< tokens before the step
@@ -101,11 +126,12 @@ TEST_P(AttentionDevice, MatchesF64) {
   SJ_SKIP_WITHOUT_GPU();
   const auto& [p, n_cached, n_valid] = GetParam();
   const uint32_t n_keys = n_cached + n_valid, kv_dim = p.n_head_kv * p.head_dim, q_dim = p.n_head * p.head_dim;
+  const bool is_q8 = p.kv_type == KvType::kQ8_0;
   const std::vector<float> q = random_floats(std::size_t{p.n_tokens} * q_dim, 1);
   const std::vector<float> k = random_floats(std::size_t{n_keys} * kv_dim, 2), v = random_floats(std::size_t{n_keys} * kv_dim, 3);
   KernelRunner gpu;
   const Cache c = make_cache(gpu, n_keys / kKvPageTokens + 2, p.n_head_kv, p.head_dim);
-  append(gpu, c, {.n_head_kv = p.n_head_kv, .head_dim = p.head_dim, .n_tokens = n_keys}, 0, k, v);
+  append(gpu, c, {.n_head_kv = p.n_head_kv, .head_dim = p.head_dim, .n_tokens = n_keys, .kv_type = p.kv_type}, 0, k, v);
   const AttentionArgs args = {.q = gpu.upload(q), .k_pages = c.k, .v_pages = c.v, .page_table = c.table, .sinks = nullptr,
                               .y = gpu.alloc<float>(std::size_t{p.n_tokens} * q_dim),
                               .state = gpu.upload_value(StepState{.position = int32_t(n_cached), .n_tokens = int32_t(n_valid), .token = 0, .step_idx = 0})};
@@ -115,6 +141,7 @@ TEST_P(AttentionDevice, MatchesF64) {
   ref::Vec k16 = ref::to_f64(k), v16 = ref::to_f64(v);
   for (double& x : k16) x = ref::round_to_half(x);
   for (double& x : v16) x = ref::round_to_half(x);
+  if (is_q8) k16 = stored_q8(gpu, c, c.k, p, n_keys, k), v16 = stored_q8(gpu, c, c.v, p, n_keys, v);
   const ref::Vec want = ref::attention({q.begin(), q.begin() + std::ptrdiff_t{n_valid} * q_dim}, k16, v16, p.n_head, p.n_head_kv, p.head_dim,
                                        double(p.scale), n_cached, p.window_tokens);
   // A score sums head_dim products of |q k| <= 25 in f32, so its error is at most e = (head_dim + 2) * 25 * head_dim * scale
@@ -136,7 +163,27 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{{.n_head = 2, .n_head_kv = 1, .head_dim = 256, .n_tokens = 3, .scale = 0.0625f, .window_tokens = 40}, 90, 3},
                       Case{{.n_head = 2, .n_head_kv = 1, .head_dim = 64, .n_tokens = 3, .scale = 0.125f, .window_tokens = 1}, 5, 3},
                       Case{{.n_head = 2, .n_head_kv = 2, .head_dim = 8, .n_tokens = 40, .scale = 0.35f, .window_tokens = 33}, 0, 40},
-                      Case{{.n_head = 1, .n_head_kv = 1, .head_dim = 512, .scale = 1.0f / 22}, 129, 1}));
+                      Case{{.n_head = 1, .n_head_kv = 1, .head_dim = 512, .scale = 1.0f / 22}, 129, 1},
+                      Case{{.n_head = 6, .n_head_kv = 2, .head_dim = 64, .scale = 0.125f, .kv_type = KvType::kQ8_0}, 31, 1},
+                      Case{{.n_head = 4, .n_head_kv = 1, .head_dim = 128, .scale = 0.088f, .kv_type = KvType::kQ8_0}, 300, 1},
+                      Case{{.n_head = 6, .n_head_kv = 3, .head_dim = 96, .n_tokens = 9, .scale = 0.1f, .kv_type = KvType::kQ8_0}, 60, 7},
+                      Case{{.n_head = 2, .n_head_kv = 1, .head_dim = 256, .n_tokens = 3, .scale = 0.0625f, .window_tokens = 40, .kv_type = KvType::kQ8_0}, 90, 3},
+                      Case{{.n_head = 2, .n_head_kv = 1, .head_dim = 32, .n_tokens = 40, .scale = 0.17f, .kv_type = KvType::kQ8_0}, 0, 40}));
+
+TEST(KvAppendDevice, Q8KeepsZerosNaNsAndTinyNumbersApart) {
+  SJ_SKIP_WITHOUT_GPU();
+  KernelRunner gpu;
+  const Cache c = make_cache(gpu, 1, 1, 128);
+  std::vector<float> k = random_floats(128, 1);
+  for (uint32_t d = 0; d < 32; ++d) k[d] = 0, k[32 + d] = 1e-38f;
+  k[70] = NAN;
+  append(gpu, c, {.n_head_kv = 1, .head_dim = 128, .kv_type = KvType::kQ8_0}, 0, k, k);
+  Q8Pool got(1, 1, 128, kKvPageTokens);
+  got.bytes = gpu.download(reinterpret_cast<const uint8_t*>(c.k), 2 * c.n_halves);
+  for (uint32_t d = 0; d < 64; ++d) EXPECT_EQ(got.value(0, 0, 0, d), 0) << d;
+  EXPECT_TRUE(std::isnan(got.scale(0, 0, 0, 64))) << "a NaN must reach the logits, where it is reported";
+  EXPECT_NEAR(got.value(0, 0, 0, 100), double(k[100]), 0.02);
+}
 
 TEST(AttentionDevice, SinksJoinTheDenominatorOnly) {
   SJ_SKIP_WITHOUT_GPU();

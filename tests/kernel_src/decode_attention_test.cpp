@@ -51,6 +51,19 @@ TEST(DecodeAttentionSpec, PartsOfWideHeadsHaveWarpsOfTheirOwn) {
   EXPECT_EQ(baked_int(spec, "kWarps") % 4, 0);
 }
 
+TEST(DecodeAttentionSpec, SlicesOfQ8TakeHalfTheRoom) {
+  DecodeAttentionParams p = kPlain;
+  p.head_dim = 128, p.max_tokens = 100000;
+  const DeviceInfo device = require_device_profile("h200");
+  const KernelSpec halves = decode_attention_spec(p, device);
+  p.kv_type = KvType::kQ8_0;
+  const KernelSpec quants = decode_attention_spec(p, device);
+  EXPECT_EQ(halves.launch.dynamic_smem_bytes, 12u * 1 * 2 * 16 * 256);
+  EXPECT_EQ(quants.launch.dynamic_smem_bytes, 11u * 2 * 2 * 16 * 136) << "two slots a warp";
+  p.head_dim = 64;
+  EXPECT_EQ(decode_attention_spec(p, device).launch.dynamic_smem_bytes % (32 * (64 + 8)), 0u) << "a warp's o takes more than a slice";
+}
+
 TEST(DecodeAttentionSpec, RefusesWhatItCannotServe) {
   const auto make = [](auto change) {
     return [change] {
@@ -65,6 +78,7 @@ TEST(DecodeAttentionSpec, RefusesWhatItCannotServe) {
   EXPECT_TRUE(is_refused(make([](auto& p) { p.n_rot = 33; }), "33 rotated dims of 64"));
   EXPECT_TRUE(is_refused(make([](auto& p) { p.n_rot = 66; }), "66 rotated dims of 64"));
   EXPECT_TRUE(is_refused(make([](auto& p) { p.max_tokens = 0; }), "no tokens"));
+  EXPECT_TRUE(is_refused(make([](auto& p) { p.kv_type = KvType::kF32; }), "a float32 KV cache"));
   EXPECT_TRUE(is_refused(make([](auto& p) { p.n_head = 24; }), "12 heads a KV head are neither up to 8 nor a multiple of 8"));
 }
 
@@ -72,6 +86,11 @@ class DecodeAttentionCompile : public ::testing::TestWithParam<DecodeAttentionPa
 TEST_P(DecodeAttentionCompile, FitsEveryCard) {
   SJ_SKIP_WITHOUT_NVRTC();
   EXPECT_TRUE(fits_profiled_devices([](const DeviceInfo& device) { return decode_attention_spec(GetParam(), device); }));
+  EXPECT_TRUE(fits_profiled_devices([](const DeviceInfo& device) {
+    DecodeAttentionParams p = GetParam();
+    p.kv_type = KvType::kQ8_0;
+    return decode_attention_spec(p, device);
+  })) << "over a q8_0 cache";
 }
 INSTANTIATE_TEST_SUITE_P(
     Shapes, DecodeAttentionCompile,
@@ -124,12 +143,6 @@ Cache make_cache(const DecodeAttentionParams& p, uint32_t position) {
   return c;
 }
 
-double half_value(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double magnitude = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
-  return exponent == 31 ? std::nan("") : bits & 0x8000 ? -magnitude : magnitude;
-}
-
 /// The new token's row of `pages` must be `want` to within a half's rounding of a float within 2^-20; nothing else may change.
 /// Returns the row as stored.
 ref::Vec check_appended(const DecodeAttentionParams& p, const Cache& c, uint32_t position, std::vector<uint16_t> before, const std::vector<uint16_t>& pages,
@@ -149,16 +162,51 @@ ref::Vec check_appended(const DecodeAttentionParams& p, const Cache& c, uint32_t
   return row;
 }
 
-void check_position(KernelRunner& gpu, const KernelSpec& spec, const DecodeAttentionParams& p, uint32_t position) {
+/// The same for a q8_0 cache.
+struct Q8Cache {
+  std::vector<int32_t> table;
+  Q8Pool k, v;
+  ref::Vec k_rows, v_rows;   ///< [position, n_head_kv, head_dim], the halves that the kernel takes
+};
+
+Q8Cache make_q8_cache(const DecodeAttentionParams& p, uint32_t position) {
+  const std::vector<int32_t> table = make_cache(p, 0).table;
+  Q8Cache c{table, Q8Pool(uint32_t(table.size()), p.n_head_kv, p.head_dim, kKvPageTokens), Q8Pool(uint32_t(table.size()), p.n_head_kv, p.head_dim, kKvPageTokens), {}, {}};
+  const std::vector<float> k = random_floats(std::size_t{position} * p.n_head_kv * p.head_dim, 11), v = random_floats(k.size(), 12);
+  for (uint32_t t = 0; t < position; ++t)
+    for (uint32_t h = 0; h < p.n_head_kv; ++h) {
+      const std::size_t page = std::size_t(table[t / kKvPageTokens]), from = (std::size_t{t} * p.n_head_kv + h) * p.head_dim;
+      c.k.store(page, h, t, &k[from]), c.v.store(page, h, t, &v[from]);
+      for (uint32_t d = 0; d < p.head_dim; ++d) c.k_rows.push_back(c.k.value(page, h, t, d)), c.v_rows.push_back(c.v.value(page, h, t, d));
+    }
+  return c;
+}
+
+/// As check_appended.
+ref::Vec check_appended(const DecodeAttentionParams& p, const Q8Cache& c, uint32_t position, Q8Pool before, const std::vector<uint8_t>& pages, const ref::Vec& want) {
+  Q8Pool got = before;
+  got.bytes = pages;
+  ref::Vec row;
+  for (uint32_t h = 0; h < p.n_head_kv; ++h)
+    EXPECT_TRUE(take_q8_row(got, std::size_t(c.table[position / kKvPageTokens]), h, position, &want[h * p.head_dim], before, row));
+  EXPECT_TRUE(before.bytes == pages) << "a row of another token changed";
+  return row;
+}
+
+std::vector<uint16_t>& pool_of(std::vector<uint16_t>& pool) { return pool; }
+std::vector<uint8_t>& pool_of(Q8Pool& pool) { return pool.bytes; }
+
+template <class AnyCache>
+void check_position(KernelRunner& gpu, const KernelSpec& spec, const DecodeAttentionParams& p, uint32_t position, AnyCache c) {
   SCOPED_TRACE(fmt::format("position {}", position));
   const uint32_t q_dim = p.n_head * p.head_dim, kv_dim = p.n_head_kv * p.head_dim;
   const std::vector<float> qkv = random_floats(q_dim + 2 * kv_dim, 1 + position), q_norm = random_floats(p.head_dim, 2), k_norm = random_floats(p.head_dim, 3);
   const std::vector<double> inv_freq = ref::rope_inv_freq(p.n_rot, 1e4);
-  Cache c = make_cache(p, position);
   const std::size_t n_counters = decode_attention_counter_bytes(spec) / 4;
   const DecodeAttentionArgs args = {
       .qkv = gpu.upload(qkv), .q_norm = p.has_qk_norm ? gpu.upload(q_norm) : nullptr, .k_norm = p.has_qk_norm ? gpu.upload(k_norm) : nullptr,
-      .turns = gpu.upload(rope_turns(inv_freq)), .k_pages = gpu.upload(c.k), .v_pages = gpu.upload(c.v), .page_table = gpu.upload(c.table),
+      .turns = gpu.upload(rope_turns(inv_freq)), .k_pages = reinterpret_cast<uint16_t*>(gpu.upload(pool_of(c.k))),
+      .v_pages = reinterpret_cast<uint16_t*>(gpu.upload(pool_of(c.v))), .page_table = gpu.upload(c.table),
       .state = gpu.upload_value(StepState{.position = int32_t(position), .n_tokens = 1, .token = 0, .step_idx = 0}),
       .partial = reinterpret_cast<float*>(gpu.alloc<uint8_t>(decode_attention_partial_bytes(spec))),
       .n_arrived = gpu.upload(std::vector<uint32_t>(n_counters, 0)), .out = gpu.alloc<uint8_t>(quant_vec_bytes(q_dim)),
@@ -174,8 +222,11 @@ void check_position(KernelRunner& gpu, const KernelSpec& spec, const DecodeAtten
     return ref::rope(x, {int(position)}, n_heads, p.head_dim, inv_freq, p.is_interleaved, double(p.magnitude));
   };
   const ref::Vec q = prepared(0, p.n_head, q_norm), k = prepared(q_dim, p.n_head_kv, k_norm), v(qkv.end() - kv_dim, qkv.end());
-  const ref::Vec k_row = check_appended(p, c, position, c.k, gpu.download(args.k_pages, c.k.size()), k);
-  const ref::Vec v_row = check_appended(p, c, position, c.v, gpu.download(args.v_pages, c.v.size()), v);
+  const auto download_pool = [&](const uint16_t* pages, auto& pool) {
+    return gpu.download(reinterpret_cast<const typename std::decay_t<decltype(pool_of(pool))>::value_type*>(pages), pool_of(pool).size());
+  };
+  const ref::Vec k_row = check_appended(p, c, position, c.k, download_pool(args.k_pages, c.k), k);
+  const ref::Vec v_row = check_appended(p, c, position, c.v, download_pool(args.v_pages, c.v), v);
   c.k_rows.insert(c.k_rows.end(), k_row.begin(), k_row.end());
   c.v_rows.insert(c.v_rows.end(), v_row.begin(), v_row.end());
   const ref::Vec want = ref::attention(q, c.k_rows, c.v_rows, p.n_head, p.n_head_kv, p.head_dim, double(p.scale), position, p.window_tokens);
@@ -196,7 +247,18 @@ TEST_P(DecodeAttentionDevice, MatchesF64) {
   KernelRunner gpu;
   const KernelSpec spec = decode_attention_spec(c.params, with_sms(gpu.device(), c.n_sms == 0 ? gpu.device().n_sms : c.n_sms));
   SCOPED_TRACE(kernel_label(spec));
-  for (const uint32_t position : c.positions) check_position(gpu, spec, c.params, position);
+  for (const uint32_t position : c.positions) check_position(gpu, spec, c.params, position, make_cache(c.params, position));
+}
+
+/// Halves are made of whatever the cache holds, so the bounds are the same.
+TEST_P(DecodeAttentionDevice, MatchesF64OverAQ8Cache) {
+  SJ_SKIP_WITHOUT_GPU();
+  Case c = GetParam();
+  c.params.kv_type = KvType::kQ8_0;
+  KernelRunner gpu;
+  const KernelSpec spec = decode_attention_spec(c.params, with_sms(gpu.device(), c.n_sms == 0 ? gpu.device().n_sms : c.n_sms));
+  SCOPED_TRACE(kernel_label(spec));
+  for (const uint32_t position : c.positions) check_position(gpu, spec, c.params, position, make_q8_cache(c.params, position));
 }
 
 const std::vector<uint32_t> kPageEdges = {0, 1, 63, 64, 127, 200, 255};

@@ -38,6 +38,76 @@ inline std::size_t kv_elem_at(uint32_t head_dim, uint32_t token, uint32_t dim) {
   return (dim / 8 ^ token % n_exchanged) * 8 + dim % 8;
 }
 
+/// Place of element `dim` of a token's row in a q8_0 page: device/kv_q8.cuh.
+inline std::size_t kv_q8_elem_at(uint32_t head_dim, uint32_t token, uint32_t dim) {
+  const uint32_t row = token % 8, exchange = head_dim % 128 == 0 ? (row / 2 ^ row % 2 * 2) : head_dim % 64 == 0 ? row / 2 % 2 : 0;
+  return (dim / 32 ^ exchange) * 32 + dim % 32;
+}
+
+inline double half_value(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const double magnitude = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+  return exponent == 31 ? std::nan("") : bits & 0x8000 ? -magnitude : magnitude;
+}
+
+/// A pool of q8_0 pages on the host, [n_pages][n_head_kv] pages of one head; scales that nobody wrote are NaN.
+struct Q8Pool {
+  uint32_t n_head_kv = 0, head_dim = 0, page_tokens = 0;
+  std::vector<uint8_t> bytes;
+
+  Q8Pool(uint32_t n_pages, uint32_t n_heads, uint32_t dim, uint32_t tokens) : n_head_kv(n_heads), head_dim(dim), page_tokens(tokens) {
+    bytes.assign(std::size_t{n_pages} * n_heads * page_bytes(), 0x7E);
+  }
+  std::size_t page_bytes() const { return std::size_t{page_tokens} * (head_dim + head_dim / 16); }
+  std::size_t quant_at(std::size_t page, uint32_t head, uint32_t token, uint32_t dim) const {
+    return (page * n_head_kv + head) * page_bytes() + std::size_t{token % page_tokens} * head_dim + kv_q8_elem_at(head_dim, token, dim);
+  }
+  std::size_t scale_at(std::size_t page, uint32_t head, uint32_t token, uint32_t dim) const {
+    return (page * n_head_kv + head) * page_bytes() + std::size_t{page_tokens} * head_dim + std::size_t{token % page_tokens} * (head_dim / 16) + dim / 32 * 2;
+  }
+  double scale(std::size_t page, uint32_t head, uint32_t token, uint32_t dim) const {
+    uint16_t bits = 0;
+    std::memcpy(&bits, &bytes[scale_at(page, head, token, dim)], 2);
+    return half_value(bits);
+  }
+  /// The half that kernels take for it.
+  double value(std::size_t page, uint32_t head, uint32_t token, uint32_t dim) const {
+    return ref::round_to_half(scale(page, head, token, dim) * static_cast<int8_t>(bytes[quant_at(page, head, token, dim)]));
+  }
+  /// Stores a row by the rule of q8_0, in float64 but for the scale's rounding.
+  void store(std::size_t page, uint32_t head, uint32_t token, const float* x) {
+    for (uint32_t block = 0; block < head_dim; block += 32) {
+      double largest = 0;
+      for (uint32_t i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(double(x[block + i])));
+      const uint16_t bits = float_to_half(float(largest / 127));
+      std::memcpy(&bytes[scale_at(page, head, token, block)], &bits, 2);
+      for (uint32_t i = 0; i < 32; ++i)
+        bytes[quant_at(page, head, token, block + i)] = uint8_t(int8_t(std::nearbyint(largest == 0 ? 0 : x[block + i] * 127 / largest)));
+    }
+  }
+};
+
+/// A row as stored must be `want` by the rule of q8_0, `want` being known to 2^-18 |largest of its block|. Marks its bytes in
+/// `expected` as right, for a comparison of all the rest, and appends its values to `row`.
+inline ::testing::AssertionResult take_q8_row(const Q8Pool& got, std::size_t page, uint32_t head, uint32_t token, const double* want, Q8Pool& expected,
+                                              ref::Vec& row) {
+  for (uint32_t dim = 0; dim < got.head_dim; ++dim) {
+    double largest = 0;
+    for (uint32_t i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(want[dim / 32 * 32 + i]));
+    const double d = got.scale(page, head, token, dim);
+    if (!(std::fabs(d - largest / 127) <= (0x1p-11 + 0x1p-18) * largest / 127 + 0x1p-25))
+      return ::testing::AssertionFailure() << fmt::format("head {}, token {}, dim {}: scale {} for a largest of {}", head, token, dim, d, largest);
+    const int quant = static_cast<int8_t>(got.bytes[got.quant_at(page, head, token, dim)]);
+    // Half a step, and what is unknown of the value; a step is largest / 127 to 2^-18.
+    if (!(std::fabs(quant * largest / 127 - want[dim]) <= (0.5 / 127 + 0x1p-17) * largest))
+      return ::testing::AssertionFailure() << fmt::format("head {}, token {}, dim {}: quant {} for {} of {}", head, token, dim, quant, want[dim], largest);
+    for (const std::size_t at : {got.quant_at(page, head, token, dim), got.scale_at(page, head, token, dim), got.scale_at(page, head, token, dim) + 1})
+      expected.bytes[at] = got.bytes[at];
+    row.push_back(got.value(page, head, token, dim));
+  }
+  return ::testing::AssertionSuccess();
+}
+
 /// Normally distributed floats.
 inline std::vector<float> random_floats(std::size_t n, uint64_t seed, double deviation = 1.0) {
   std::mt19937_64 engine(seed);

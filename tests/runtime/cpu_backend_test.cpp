@@ -61,6 +61,27 @@ void expect_matches(const TinyModel& m, const ref::ModelParams& p, const ref::Te
 
 void expect_matches(const TinyModel& m) { expect_matches(m, reference_params(m), reference_tensors(m)); }
 
+/// q8_0 keeps 8 bits of each block's largest number: about 0.4 % of it, so logits are near those of f16 and not the same.
+TEST(CpuBackend, Q8CacheIsCloseToTheF16One) {
+  const TinyModel m = tiny_model("qwen3", {.d_model = 64, .n_head = 2, .n_head_kv = 1, .head_dim = 64});
+  const std::vector<float> f16 = logits_of(m, {.kv_type = CpuKvType::kF16}), q8 = logits_of(m, {.kv_type = CpuKvType::kQ8_0});
+  double squares = 0, differences = 0;
+  for (size_t i = 0; i < f16.size(); ++i) squares += f16[i] * f16[i], differences += (f16[i] - q8[i]) * (f16[i] - q8[i]);
+  EXPECT_LT(differences, squares * 0.02 * 0.02);
+  EXPECT_GT(differences, squares * 1e-5 * 1e-5) << "the cache was not rounded";
+}
+
+TEST(CpuBackend, Q8CacheRefusesHeadsThatAreNotWholeBlocks) {
+  const TinyModel m = tiny_model("llama");
+  try {
+    logits_of(m, {.kv_type = CpuKvType::kQ8_0});
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupported);
+    EXPECT_EQ(error.message(), "attention: head_dim 8 is not a multiple of 32, as a q8_0 KV cache wants it; use --kv-type f16");
+  }
+}
+
 TEST(CpuBackend, MatchesReferenceForEveryArchitecture) {
   for (const char* arch : {"llama", "qwen2", "qwen3", "qwen3moe", "gemma3"}) {
     SCOPED_TRACE(arch);

@@ -14,8 +14,9 @@ using test::TinyModel;
 
 const std::vector<TokenId> kTokens = {17, 5, 120, 3, 77, 42};
 
-std::unique_ptr<Session> open(const std::string& path, const std::string& device, ActivationMode activations) {
+std::unique_ptr<Session> open(const std::string& path, const std::string& device, ActivationMode activations, const std::string& kv_type = {}) {
   SessionOptions o;
+  o.kv_type = kv_type;
   o.model_path = path;
   o.device = device;
   o.max_ctx_tokens = 256;   // four pages: attention's splits meet through memory
@@ -65,6 +66,21 @@ TEST_P(FusedSessionTest, LogitsStayWithinTheNoiseOfInt8Activations) {
     EXPECT_LT(root_mean_square(difference), 0.03 * root_mean_square(want[t])) << "token " << t;
     EXPECT_GT(root_mean_square(difference), 1e-5 * root_mean_square(want[t])) << "int8 activations were not used";
   }
+}
+
+/// Both backends round keys and values alike, so only the int8 activations stand between them, whose noise moves a few quants.
+TEST_P(FusedSessionTest, Q8CacheAgreesWithTheCpus) {
+  const std::unique_ptr<Session> gpu = open(path_, "cuda", ActivationMode::kAuto, "q8_0"), cpu = open(path_, "cpu", ActivationMode::kAuto, "q8_0");
+  const std::unique_ptr<Session> halves = open(path_, "cuda", ActivationMode::kAuto);
+  const std::vector<std::vector<float>> got = logits_of(*gpu), want = logits_of(*cpu), without = logits_of(*halves);
+  EXPECT_EQ(gpu->launches_per_token(), halves->launches_per_token()) << "as fused as with halves";
+  for (size_t t = 0; t < kTokens.size(); ++t) {
+    std::vector<float> difference(got[t].size());
+    for (size_t i = 0; i < got[t].size(); ++i) difference[i] = got[t][i] - want[t][i];
+    EXPECT_LT(root_mean_square(difference), 0.03 * root_mean_square(want[t])) << "token " << t;
+    EXPECT_NE(got[t], without[t]) << "the cache holds halves";
+  }
+  EXPECT_LT(gpu->decode_cost(200).bytes, halves->decode_cost(200).bytes);
 }
 
 TEST_P(FusedSessionTest, Float32StepsMatchTheCpu) {

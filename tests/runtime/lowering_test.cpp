@@ -226,7 +226,7 @@ TEST(KvCache, PagesHoldTheContext) {
   EXPECT_EQ(n_kv_pages(65), 2u);
   EXPECT_EQ(n_kv_pages(0xFFFFFFFFu), 1u << 26);
   const ModelDesc model = small_model({.n_layers = 3});
-  EXPECT_EQ(kv_cache_bytes(model, 65, false), 3u * 2 * 2 * 64 * 2 * 16 * 2);   // layers, K and V, pages, tokens, heads, dim, f16
+  EXPECT_EQ(kv_cache_bytes(model, 65, KvType::kF16), 3u * 2 * 2 * 64 * 2 * 16 * 2);   // layers, K and V, pages, tokens, heads, dim, f16
 }
 
 }  // namespace

@@ -58,6 +58,7 @@ TEST(OptionsFile, SetsEveryKey) {
       prefill_tokens = 64
       device = "cuda:1"
       f32 = true
+      kv_type = "q8_0"
       sync_launches = true
       progress = false
       cache_dir = "/c"
@@ -73,6 +74,7 @@ TEST(OptionsFile, SetsEveryKey) {
   EXPECT_EQ(options.prefill_tokens, 64u);
   EXPECT_EQ(options.device, "cuda:1");
   EXPECT_EQ(options.activations, ActivationMode::kF32);
+  EXPECT_EQ(options.kv_type, "q8_0");
   EXPECT_TRUE(options.sync_launches);
   EXPECT_FALSE(options.show_progress);
   EXPECT_EQ(options.cache_dir, "/c");
@@ -110,6 +112,18 @@ TEST(Options, VariableReplacesTheFilesBundlesAndFlagsReplaceBoth) {
   EXPECT_FALSE(kernel_cache_options(flags, environment).may_compile);
 }
 
+TEST(Options, KvTypeOfTheFlagThenTheVariableThenTheFile) {
+  const Environment environment{.kv_type = "f16", .home = "/h"};
+  SessionOptions options;
+  apply_config_text("kv_type = 'q8_0'", "f.toml", options);
+  EXPECT_EQ(options.kv_type, "q8_0");
+  apply_config("none", environment, options);
+  EXPECT_EQ(options.kv_type, "f16");
+  options.kv_type = "q8_0";   // a flag sets it after the two
+  EXPECT_EQ(resolve_options(options, environment).kv_type, "q8_0");
+  EXPECT_EQ(resolve_options({}, environment).kv_type, "f16");
+}
+
 TEST(OptionsFile, LeavesOutWhatItDoesNotSay) {
   SessionOptions options;
   options.n_threads = 7;
@@ -129,6 +143,7 @@ TEST(OptionsFile, WrongTypeNamesExpectedAndFound) {
   EXPECT_EQ(usage_error("threads = \"many\"\n"), "f.toml:1: threads: expected a whole number from 0 to 4096, found the string \"many\"");
   EXPECT_EQ(usage_error("threads = 2.5\n"), "f.toml:1: threads: expected a whole number from 0 to 4096, found 2.5");
   EXPECT_EQ(usage_error("f32 = 1\n"), "f.toml:1: f32: expected true or false, found 1");
+  EXPECT_EQ(usage_error("kv_type = \"q4_0\"\n"), "f.toml:1: kv_type: expected one of \"f16\", \"q8_0\", found the string \"q4_0\"");
   EXPECT_EQ(usage_error("\nlibcuda = true\n"), "f.toml:2: libcuda: expected a path as a string, found true");
   EXPECT_EQ(usage_error("libcuda = \"\"\n"), "f.toml:1: libcuda: expected a path as a string, found the string \"\"");
   EXPECT_EQ(usage_error("device = [\"cpu\"]\n"),
