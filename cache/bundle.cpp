@@ -210,7 +210,7 @@ std::vector<std::byte> BundleContent::encode(const SigningKey* key) const {
   };
   sort_by(sorted.compilers, [](const CompilerId& c) { return std::tuple(-c.version, c.build_id); });
   sort_by(sorted.devices, [](const BundleDevice& d) { return std::tuple(d.name, d.target, d.n_sms, d.smem_per_block_bytes); });
-  sort_by(sorted.models, [](const BundleModel& m) { return std::tuple(m.model, m.device, m.prefill_tokens, m.is_f32, m.n_kernels); });
+  sort_by(sorted.models, [](const BundleModel& m) { return std::tuple(m.model, m.device, m.prefill_tokens, m.is_f32, m.kv_type, m.n_kernels); });
   const std::string text = manifest_text(sorted);
 
   const size_t data_at = kManifestAt + text.size() + entries.size() * kIndexEntryBytes;

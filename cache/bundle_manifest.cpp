@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 namespace sj {
 
@@ -28,7 +29,7 @@ BundleManifest read(const Json& json) {
                                 .smem_per_block_bytes = d.at("smem_per_block_bytes")});
   for (const Json& m : json.at("models"))
     manifest.models.push_back({.model = m.at("model"), .device = m.at("device"), .prefill_tokens = m.at("prefill_tokens"),
-                               .is_f32 = m.at("f32"), .n_kernels = m.at("kernels")});
+                               .is_f32 = m.at("f32"), .kv_type = m.value("kv_type", "f16"), .n_kernels = m.at("kernels")});
   return manifest;
 }
 
@@ -40,7 +41,8 @@ std::string manifest_text(const BundleManifest& manifest) {
   for (const BundleDevice& d : manifest.devices)
     devices.push_back({{"name", d.name}, {"target", d.target}, {"n_sms", d.n_sms}, {"smem_per_block_bytes", d.smem_per_block_bytes}});
   for (const BundleModel& m : manifest.models)
-    models.push_back({{"model", m.model}, {"device", m.device}, {"prefill_tokens", m.prefill_tokens}, {"f32", m.is_f32}, {"kernels", m.n_kernels}});
+    models.push_back({{"model", m.model}, {"device", m.device}, {"prefill_tokens", m.prefill_tokens}, {"f32", m.is_f32}, {"kv_type", m.kv_type},
+                      {"kernels", m.n_kernels}});
   // A model's name may be any bytes.
   return Json{{"made_by", manifest.made_by}, {"compilers", compilers}, {"options", manifest.options}, {"devices", devices}, {"models", models}}
       .dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -63,10 +65,12 @@ void merge_manifest(BundleManifest& manifest, const BundleManifest& more) {
   add_missing(manifest.models, more.models);
 }
 
-std::string devices_text(const BundleManifest& manifest) {
+std::string purpose_text(const BundleManifest& manifest) {
   std::string text;
   for (const BundleDevice& d : manifest.devices) text += fmt::format("{}{} ({}, {} SMs)", text.empty() ? "" : ", ", d.name, d.target, d.n_sms);
-  return text;
+  std::set<std::string> kv_types;
+  for (const BundleModel& m : manifest.models) kv_types.insert(m.kv_type);
+  return text + fmt::format("{}{}", kv_types.empty() ? "" : ", KV cache ", fmt::join(kv_types, ", "));
 }
 
 }  // namespace sj

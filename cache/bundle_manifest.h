@@ -25,6 +25,7 @@ struct BundleModel {
   std::string model, device;
   uint32_t prefill_tokens = 0;
   bool is_f32 = false;          ///< the float32 steps
+  std::string kv_type = "f16";  ///< how their sessions keep keys and values
   uint32_t n_kernels = 0;
   bool operator==(const BundleModel&) const = default;
 };
@@ -44,7 +45,7 @@ std::string manifest_text(const BundleManifest& manifest);
 std::optional<BundleManifest> parse_manifest(std::string_view text, std::string& why);
 /// Adds what `more` has and `manifest` has not, in order.
 void merge_manifest(BundleManifest& manifest, const BundleManifest& more);
-/// "NVIDIA H200 (sm_90, 132 SMs), ..."
-std::string devices_text(const BundleManifest& manifest);
+/// "NVIDIA H200 (sm_90, 132 SMs), ..., KV cache f16, ..."
+std::string purpose_text(const BundleManifest& manifest);
 
 }  // namespace sj

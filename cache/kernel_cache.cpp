@@ -58,7 +58,7 @@ KernelCache::KernelCache(KernelCacheOptions options) : options_(std::move(option
   for (const std::string& path : options_.bundle_paths) {
     const auto bundle = std::make_shared<const Bundle>(Bundle::open(path, trusted));
     add_bundle(bundle->manifest().compilers, [bundle](const std::string& key) { return bundle->find(key); },
-               fmt::format("{} for {}", path, devices_text(bundle->manifest())));
+               fmt::format("{} for {}", path, purpose_text(bundle->manifest())));
   }
 }
 

@@ -10,6 +10,7 @@
 #include "jit/base/error.h"
 #include "models/shape_file.h"
 #include "models/synth.h"
+#include "runtime/kv_cache.h"
 #include "tools/bench_report.h"
 #include "tools/cli.h"
 
@@ -167,7 +168,8 @@ int run_bench(BenchOptions options) {
                              .device = session->device_name(),
                              .weight_bytes = model.weight_bytes,
                              .peak_gb_per_s = session->peak_gb_per_s(),
-                             .fill = options.fill};
+                             .fill = options.fill,
+                             .kv_type = std::string(kv_type_name(kv_type_of(options.session)))};
   std::vector<BenchRow> rows;
   for (const uint32_t n_tokens : options.prefill_tokens) rows.push_back(measure_prefill(*session, options, n_tokens));
   if (options.n_decode > 0)

@@ -39,7 +39,7 @@ std::string markdown(const BenchSetting& setting, std::span<const BenchRow> rows
     const Rate rate = rate_of(setting, row);
     text += fmt::format("| {} | {} | {} | {} | {} | {:.2f} | {:.2f} .. {:.2f} | {} | {} | {} |\n", setting.model,
                         number_or_dash(static_cast<double>(setting.weight_bytes) / kBytesPerGb, 2), setting.device, row.name(),
-                        row.is_prefill ? "-" : setting.fill, rate.median, rate.low, rate.high, number_or_dash(rate.gb_per_s, 1),
+                        row.is_prefill ? "-" : setting.kv_type == "f16" ? setting.fill : setting.fill + " " + setting.kv_type, rate.median, rate.low, rate.high, number_or_dash(rate.gb_per_s, 1),
                         number_or_dash(rate.percent_of_peak, 1), number_or_dash(row.launches_per_token, 0));
   }
   return text;
@@ -56,6 +56,7 @@ nlohmann::ordered_json json_row(const BenchSetting& setting, const BenchRow& row
           {"n_tokens", row.n_tokens},
           {"depth_tokens", row.depth_tokens},
           {"context", row.is_prefill ? "" : setting.fill},
+          {"kv_type", setting.kv_type},
           {"tokens_per_s", rate.median},
           {"min_tokens_per_s", rate.low},
           {"max_tokens_per_s", rate.high},

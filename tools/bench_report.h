@@ -19,6 +19,7 @@ struct BenchSetting {
   uint64_t weight_bytes = 0;  ///< of the file
   double peak_gb_per_s = 0;   ///< 0: unknown
   std::string fill = "prefill";   ///< what the context of a decode row holds: computed from tokens, or "random" keys and values
+  std::string kv_type = "f16";    ///< how it is stored
 };
 
 /// One measured thing: a prefill of `n_tokens`, or a decode of `n_tokens` with `depth_tokens` already in the context.

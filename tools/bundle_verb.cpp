@@ -39,7 +39,7 @@ std::string list_text(const Bundle& bundle) {
   for (const BundleDevice& d : m.devices)
     text += fmt::format("card     {} ({}, {} SMs, {} KB shared memory a block)\n", d.name, d.target, d.n_sms, d.smem_per_block_bytes / 1024);
   for (const BundleModel& model : m.models)
-    text += fmt::format("model    {} on {}: {} kernels, batches of {}{}\n", model.model, model.device, model.n_kernels, model.prefill_tokens,
+    text += fmt::format("model    {} on {}: {} kernels, batches of {}, KV cache {}{}\n", model.model, model.device, model.n_kernels, model.prefill_tokens, model.kv_type,
                         model.is_f32 ? ", float32" : "");
   text += "\nkey           target   regs  spilled B  smem B    bytes  kernel\n";
   for (uint64_t i = 0; i < bundle.n_entries(); ++i) {

@@ -173,6 +173,7 @@ void Flags::session(SessionOptions& options) {
   integer("-t,--threads", options.n_threads, 0, 4096, "threads of the CPU backend, compiler and loader; 0: all cores");
   const auto set_f32 = [&options](int64_t count) { options.activations = count > 0 ? ActivationMode::kF32 : ActivationMode::kAuto; };
   app_->add_flag_function("--f32", set_f32, "float32 activations everywhere: slower, for comparisons");
+  choice("--kv-type", options.kv_type, {"f16", "q8_0"}, "how keys and values are cached (default f16); q8_0 takes about half the memory");
   toggle("--sync-launches", options.sync_launches, "wait for every launch, so that a failing one is named; slow");
   text("--libcuda", options.libcuda_path, "driver library to open instead of libcuda.so.1", "FILE");
   kernels(options);

@@ -46,7 +46,7 @@ class Flags {
   void config(SessionOptions& options);
   /// --cache-dir, --kernel-dir, --libnvrtc, --bundle, --trust, --tuning, --no-jit: where kernels come from.
   void kernels(SessionOptions& options);
-  /// --config, -c, --device, -t, --f32, --sync-launches, --libcuda and those of kernels(): what every verb that opens a session
+  /// --config, -c, --device, -t, --f32, --kv-type, --sync-launches, --libcuda and those of kernels(): what every verb that opens a session
   /// takes.
   void session(SessionOptions& options);
 

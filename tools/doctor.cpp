@@ -13,6 +13,7 @@
 #include "jit/device_info.h"
 #include "jit/driver.h"
 #include "jit/nvrtc.h"
+#include "runtime/kv_cache.h"
 #include "runtime/options.h"
 #include "tools/cli.h"
 
@@ -178,6 +179,7 @@ int run_doctor(const DoctorOptions& options) {
   look_at_driver(resolved, diagnosis);
   look_at_compiler(resolved, diagnosis);
   look_at_cache(resolved, diagnosis);
+  diagnosis.findings.push_back({"kv cache", Health::kOk, fmt::format("{} (--kv-type)", kv_type_name(kv_type_of(resolved))), ""});
   diagnosis.findings.push_back({"cpu", Health::kOk, fmt::format("{} threads", std::thread::hardware_concurrency()), ""});
   write_stdout(options.format == "json" ? as_json(diagnosis) : as_text(diagnosis));
   return 0;

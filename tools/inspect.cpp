@@ -129,6 +129,7 @@ void add_inspect_verb(VerbTable& verbs) {
   flags.integer("--n-tokens", options->n_tokens, 1, 1 << 20, "tokens a step of --stage graph (default 1)");
   flags.integer("--prefill-tokens", session.prefill_tokens, 1, 1 << 20, "most tokens of a batch step (default 512)");
   flags.integers("-d,--depth", options->depths, 0, 1 << 24, "tokens in the context, of --stage predict (default 128,512,4096,16384)");
+  flags.choice("--kv-type", session.kv_type, {"f16", "q8_0"}, "how a session would cache keys and values (default f16)");
   flags.integer("-c,--ctx", session.max_ctx_tokens, 0, 1 << 24, "context in tokens; 0: the model's own, at most 4096");
   flags.integer("-t,--threads", session.n_threads, 0, 4096, "threads of the compiler; 0: all cores");
   flags.text("--libcuda", session.libcuda_path, "driver library to open instead of libcuda.so.1", "FILE");

@@ -90,7 +90,9 @@ std::string plan_text(const GgufFile& file, const ModelDesc& model, const Device
   const FileWeights source(file, false);
   const WeightPlan weights(source, steps);
   const StatePlan states = plan_states(steps);
-  std::string text = fmt::format("weights {}\nstate {} on the device, {} on the host\n", bytes_text(weights.n_bytes()),
+  const KvType kv_type = kv_type_of(options);
+  std::string text = fmt::format("weights {}\nKV cache {}, {}\nstate {} on the device, {} on the host\n", bytes_text(weights.n_bytes()),
+                                 bytes_text(kv_cache_bytes(model, context_tokens(model, options.max_ctx_tokens), kv_type)), kv_type_name(kv_type),
                                  bytes_text(states.device_bytes), bytes_text(states.host_bytes));
   for (const auto& [key, place] : states.places)
     text += fmt::format("  {:<6} {:>12} + {:<12} {}\n", place.home == StateHome::kDevice ? "device" : "host", place.offset_bytes, place.n_bytes, key);

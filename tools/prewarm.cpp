@@ -18,6 +18,7 @@
 #include "models/model_desc.h"
 #include "models/shape_file.h"
 #include "models/synth.h"
+#include "runtime/kv_cache.h"
 #include "runtime/options.h"
 #include "runtime/planner.h"
 #include "runtime/session_steps.h"
@@ -86,7 +87,8 @@ void add_model(Work& work, const NamedModel& model, const DeviceInfo& device, co
   }
   KernelTable table = collect_kernels(steps);
   work.manifest.models.push_back({.model = model.name, .device = device.name, .prefill_tokens = session.prefill_tokens,
-                                  .is_f32 = session.activations == ActivationMode::kF32, .n_kernels = static_cast<uint32_t>(table.specs.size())});
+                                  .is_f32 = session.activations == ActivationMode::kF32,
+                                  .kv_type = std::string(kv_type_name(kv_type_of(session))), .n_kernels = static_cast<uint32_t>(table.specs.size())});
   for (KernelSpec& spec : table.specs) work.requests.push_back({std::move(spec), device.target()});
 }
 
@@ -103,6 +105,7 @@ Work plan_work(const PrewarmOptions& options, const SessionOptions& session) {
       if (!options.f32) continue;
       SessionOptions f32 = session;
       f32.activations = ActivationMode::kF32;
+      f32.kv_type.clear();   // such sessions keep floats
       add_model(work, model, device, f32);
     }
   }
@@ -161,6 +164,7 @@ void add_prewarm_verb(VerbTable& verbs) {
   flags.text("--sign", options->sign_path, "sign with this secret key (`sparkjit bundle keygen` makes one)", "FILE");
   flags.toggle("--f32", options->f32, "the kernels of --f32 sessions too");
   flags.integer("--prefill-tokens", session.prefill_tokens, 1, 1 << 20, "most tokens of a batch step, as the sessions will have it (default 512)");
+  flags.choice("--kv-type", session.kv_type, {"f16", "q8_0"}, "how the sessions will cache keys and values (default f16)");
   flags.integer("-t,--threads", session.n_threads, 0, 4096, "threads of the compiler; 0: all cores");
   flags.text("--tuning", session.tuning_path, "database of tuned kernels to compile for; shipped: what is built in (default); none", "FILE");
   flags.text("--cache-dir", session.cache_dir, "kernels that are in here are not compiled again; new ones are added; none: nothing kept", "DIR");

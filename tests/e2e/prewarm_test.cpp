@@ -107,6 +107,24 @@ TEST_F(Prewarm, NoJitNamesWhatIsMissing) {
   EXPECT_EQ(use(kRun, {"--bundle", small, "--bundle", bundle_, "--no-jit"}).exit_code, 0);
 }
 
+TEST_F(Prewarm, BundlesAreForOneKvType) {
+  const std::string model = folder_->write("wide.gguf", tiny_model_bytes({.n_head = 1})), bundle = path("q8.skb");
+  const auto with = [&](const char* kv_type) {
+    const TempDir empty;
+    return run_sparkjit(kRun + Args{"-m", model, "--device", "cuda", "--libcuda", kLibcuda, "--libnvrtc", kNoNvrtc, "--cache-dir",
+                                    empty.path().string(), "--bundle", bundle, "--no-jit", "--kv-type", kv_type});
+  };
+  const Outcome made = run_sparkjit({"prewarm", "-m", model, "--device", "rtx5090", "-o", bundle, "--libnvrtc", kLibnvrtc, "--cache-dir", path("cache"),
+                                     "--kv-type", "q8_0", "--f32"});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const Outcome same = with("q8_0");
+  EXPECT_EQ(same.exit_code, 0) << same.err;
+  EXPECT_TRUE(fails(with("f16"), kCompile, {"kernels are neither bundled nor cached", "kIsKvQ8=0", bundle, "170 SMs), KV cache f32, q8_0"}));
+  const Outcome list = run_sparkjit({"bundle", "ls", bundle});
+  EXPECT_NE(list.out.find("batches of 512, KV cache q8_0\n"), std::string::npos) << list.out;
+  EXPECT_NE(list.out.find("batches of 512, KV cache f32, float32\n"), std::string::npos) << list.out;
+}
+
 // GB10 and RTX 5070 have 48 SMs both, so their kernels differ by target alone.
 TEST_F(Prewarm, CubinsOfTheFamilyServeAndSaySo) {
   const std::string bundle = path("rtx5070.skb");

@@ -9,7 +9,7 @@
 namespace sj::test {
 namespace {
 
-constexpr uint32_t kVocab = 3 + 256, kLayers = 2, kHeads = 2, kHeadsKv = 1, kFf = 64;
+constexpr uint32_t kVocab = 3 + 256, kLayers = 2, kHeadsKv = 1, kFf = 64;
 
 void put_vocab(GgufWriter& writer) {
   std::vector<std::string> texts = {"<unk>", "<s>", "</s>"};
@@ -39,7 +39,7 @@ void put_hyperparameters(GgufWriter& writer, const TinyModelOptions& options) {
   writer.put_u32(key("context_length"), options.ctx_tokens);
   writer.put_u32(key("embedding_length"), options.d_model);
   writer.put_u32(key("feed_forward_length"), kFf);
-  writer.put_u32(key("attention.head_count"), kHeads);
+  writer.put_u32(key("attention.head_count"), options.n_head);
   writer.put_u32(key("attention.head_count_kv"), kHeadsKv);
   writer.put_f32(key("attention.layer_norm_rms_epsilon"), 1e-5f);
   writer.put_u32(key("vocab_size"), kVocab);
@@ -53,14 +53,15 @@ void add_tensors(GgufWriter& writer, const TinyModelOptions& options) {
     if (name == options.misshaped_tensor) shape.front() += 1;
     writer.add_tensor(name, name == options.wrong_type_tensor ? DType::kI32 : DType::kF32, std::move(shape));
   };
-  constexpr uint64_t kD = 32, kKv = kD / kHeads * kHeadsKv;
+  constexpr uint64_t kD = 32;
+  const uint64_t kv_rows = kD / options.n_head * kHeadsKv;
   add("token_embd.weight", {kVocab, kD});
   for (uint32_t i = 0; i < kLayers; ++i) {
     const std::string layer = "blk." + std::to_string(i) + ".";
     add(layer + "attn_norm.weight", {kD});
     add(layer + "attn_q.weight", {kD, kD});
-    add(layer + "attn_k.weight", {kKv, kD});
-    add(layer + "attn_v.weight", {kKv, kD});
+    add(layer + "attn_k.weight", {kv_rows, kD});
+    add(layer + "attn_v.weight", {kv_rows, kD});
     add(layer + "attn_output.weight", {kD, kD});
     add(layer + "ffn_norm.weight", {kD});
     add(layer + "ffn_gate.weight", {kFf, kD});

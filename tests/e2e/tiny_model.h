@@ -12,6 +12,7 @@ struct TinyModelOptions {
   bool has_vocab = true;
   uint32_t ctx_tokens = 64;
   uint32_t d_model = 32;
+  uint32_t n_head = 2;                    ///< of one KV head; heads are 32 / n_head wide
   std::string left_out_tensor;            ///< not in the file
   std::string misshaped_tensor;           ///< one row too many
   std::string wrong_type_tensor;          ///< int32 instead of float

@@ -180,7 +180,28 @@ TEST_F(TinyModel, SynthRefusesAnUnknownShape) {
 TEST_F(TinyModel, DoctorAlwaysHasAnAnswer) {
   const Outcome outcome = run_sparkjit({"doctor"});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  for (const char* part : {"driver", "compiler", "cache", "cpu", "works"}) EXPECT_NE(outcome.out.find(part), std::string::npos) << part;
+  for (const char* part : {"driver", "compiler", "cache", "kv cache", "cpu", "works"}) EXPECT_NE(outcome.out.find(part), std::string::npos) << part;
+}
+
+TEST_F(TinyModel, KvTypeIsToldAndRefusedWhereItCannotBe) {
+  EXPECT_NE(run_sparkjit({"doctor"}, {.environment = {{"SPARKJIT_KV_TYPE", "q8_0"}}}).out.find("q8_0 (--kv-type)"), std::string::npos);
+  const std::string model = folder_.write("wide.gguf", tiny_model_bytes({.n_head = 1})), narrow = folder_.write("narrow.gguf", tiny_model_bytes());
+  const auto run = [](const std::string& path, std::vector<std::string> more) {
+    std::vector<std::string> args = {"run", "-m", path, "-p", "a", "-n", "1", "--device", "cpu", "--cache-dir", "none"};
+    args.insert(args.end(), more.begin(), more.end());
+    return run_sparkjit(args);
+  };
+  EXPECT_EQ(run(model, {"--kv-type", "q8_0"}).exit_code, 0);
+  const Outcome both = run(model, {"--kv-type", "q8_0", "--f32"});
+  EXPECT_EQ(both.exit_code, 2);
+  EXPECT_NE(both.err.find("--kv-type q8_0 doesn't go with --f32"), std::string::npos) << both.err;
+  EXPECT_EQ(run(model, {"--kv-type", "q4_0"}).exit_code, 2);
+  const Outcome small = run(narrow, {"--kv-type", "q8_0"});
+  EXPECT_EQ(small.exit_code, 5);
+  EXPECT_NE(small.err.find("head_dim 16 is not a multiple of 32, as a q8_0 KV cache wants it; use --kv-type f16"), std::string::npos) << small.err;
+  const Outcome wrong = run_sparkjit({"run", "-m", model, "-p", "a", "-n", "1", "--device", "cpu"}, {.environment = {{"SPARKJIT_KV_TYPE", "q9"}}});
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_NE(wrong.err.find("SPARKJIT_KV_TYPE): expected f16 or q8_0, found 'q9'"), std::string::npos) << wrong.err;
 }
 
 TEST_F(TinyModel, CacheCountsItsKernels) {
