@@ -295,7 +295,7 @@ TEST(DecodeAttentionDevice, MatchesF64WithEachTunableAtItsExtremes) {
   with_extreme_tunings(decode_attention_spec(p, with_sms(gpu.device(), 8)), [&](const Tuning& tuning) {
     const KernelSpec spec = decode_attention_spec(p, with_sms(gpu.device(), 8), tuning);
     SCOPED_TRACE(kernel_label(spec));
-    for (const uint32_t position : {130u, 1023u}) check_position(gpu, spec, p, position);
+    for (const uint32_t position : {130u, 1023u}) check_position(gpu, spec, p, position, make_cache(p, position));
   });
 }
 
