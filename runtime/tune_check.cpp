@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "jit/launch.h"
+#include "kernel_src/args/step_state.h"
 #include "kernel_src/kv_append_spec.h"
 #include "runtime/kv_cache.h"
 
@@ -133,6 +134,22 @@ std::string compare_kv(bool is_f32, std::span<const std::byte> expected, std::sp
   return compare_numbers(values, kHalfMean, kFloatMost);
 }
 
+std::string compare_sampled(std::span<const std::byte> expected, std::span<const std::byte> found, std::span<const std::byte> logits) {
+  StepState e, f;
+  std::memcpy(&e, expected.data(), sizeof e);
+  std::memcpy(&f, found.data(), sizeof f);
+  if (f.position != e.position || f.n_tokens != e.n_tokens || f.step_idx != e.step_idx)
+    return fmt::format("step {} at position {}, expected {} at {}", f.step_idx, f.position, e.step_idx, e.position);
+  if (f.token == e.token) return {};
+  const uint64_t n = logits.size() / 4;
+  if (f.token < 0 || static_cast<uint64_t>(f.token) >= n) return fmt::format("token {} of {}", f.token, n);
+  double square = 0;
+  for (uint64_t i = 0; i < n; ++i) square += double{float_at(logits, i)} * float_at(logits, i);
+  const double best = float_at(logits, static_cast<uint64_t>(e.token)), other = float_at(logits, static_cast<uint64_t>(f.token));
+  if (best - other <= kFloatMost * std::sqrt(square / static_cast<double>(n))) return {};
+  return fmt::format("token {} with logit {:.6g}, expected {} with {:.6g}", f.token, other, e.token, best);
+}
+
 OutputCheck::OutputCheck(TuneBench& bench, size_t context, const TuneVariant& base, const std::string& key)
     : bench_(bench), context_(context), step_(bench.space().widest()[context]) {
   std::vector<size_t> of_key;
@@ -223,9 +240,14 @@ std::string OutputCheck::compare(const Launch& launch, std::vector<std::byte> fo
     });
     if (!difference.empty()) return fmt::format("{} of {}: {}", value.name, lowered.label, difference);
   }
+  const auto logits = std::ranges::find(regions_, "logits", &Region::name);
   for (size_t i = 1; i < regions_.size(); ++i) {
     const Region& region = regions_[i];
     std::string difference;
+    if (region.name == "step" && launch.has_logits)   // it may have sampled
+      difference = settle(region.at, region.n_bytes, [&](auto e, auto f) {
+        return compare_sampled(e, f, std::span(launch.expected).subspan(logits->at, logits->n_bytes));
+      });
     if (region.name == "logits" && launch.has_logits)
       difference = settle(region.at, region.n_bytes, [](auto e, auto f) { return compare_values(ValueForm::kF32, e, f); });
     else if (region.name.starts_with("kv."))

@@ -18,6 +18,9 @@ std::string compare_values(ValueForm form, std::span<const std::byte> expected, 
 /// The same for keys and values of the cache.
 std::string compare_kv(bool is_f32, std::span<const std::byte> expected, std::span<const std::byte> found);
 
+/// Two states that a sampling kernel left behind: equal, or the tokens' logits (f32, those of the default) are as good as equal.
+std::string compare_sampled(std::span<const std::byte> expected, std::span<const std::byte> found, std::span<const std::byte> logits);
+
 /// The default's outputs of some launches of one key, and their inputs.
 class OutputCheck {
  public:

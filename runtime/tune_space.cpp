@@ -133,6 +133,7 @@ std::string_view prune_reason_name(PruneReason reason) {
     case PruneReason::kSharedMemory: return "shared memory";
     case PruneReason::kNotResident: return "not resident";
     case PruneReason::kSlowByModel: return "slow by the cost model";
+    case PruneReason::kFailedBefore: return "failed before";
     case PruneReason::kFewInFlight: return "few in flight";
   }
   return "?";

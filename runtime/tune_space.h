@@ -42,6 +42,7 @@ enum class PruneReason : uint8_t {
   kSharedMemory,   ///< a block needs more than the card has
   kNotResident,    ///< no block fits an SM: registers or threads
   kSlowByModel,    ///< cost model: rounds of blocks, or the busiest SM's bytes, take far longer than the default's
+  kFailedBefore,   ///< an earlier sweep on this card and driver could not run it to its end
   kFewInFlight,    ///< cost model: resident blocks ask for far less at once than the default's, and than saturates the memory
 };
 std::string_view prune_reason_name(PruneReason reason);

@@ -10,7 +10,7 @@
 namespace sj {
 namespace {
 
-constexpr uint32_t kFirstPairs = 3, kSecondPairs = 9;   // most candidates are far off: that shows at once
+constexpr uint32_t kFirstPairs = 3, kSecondPairs = 9;   // most candidates are far off: that shows at once; never more than the last round
 constexpr size_t kFinalists = 3;
 constexpr uint32_t kAloneSamples = 3;
 
@@ -36,7 +36,7 @@ class Sweep {
     result_.figures[0].alone_us = bench_.alone_us(key_.context, *base_, kAloneSamples);
     if (!first_round(check)) return std::move(result_);
     narrow(std::max<size_t>(kFinalists, contenders_.size() / 4));
-    if (!longer_round(kSecondPairs, 2)) return std::move(result_);
+    if (!longer_round(std::min(kSecondPairs, request_.n_repeats), 2)) return std::move(result_);
     narrow(kFinalists);
     final_round();
     return std::move(result_);
@@ -84,6 +84,9 @@ class Sweep {
       try {
         try_candidate(check, i);
       } catch (const Error& error) {
+        result_.figures[i].verdict = TuneVerdict::kFailed;
+        result_.figures[i].why = error.message();
+        if (error.kind() == ErrorKind::kCuda) request_.on_failure(result_.figures[i]);
         throw error.with_frame(fmt::format("candidate {} of {}", tune_text(candidate.values), key_.name));
       }
     }
@@ -106,7 +109,7 @@ class Sweep {
     check.restore();
     if (difference.empty()) {
       figures.alone_us = bench_.alone_us(key_.context, *contender.variant, kAloneSamples);
-      contender.comparison = compare(contender, kFirstPairs, 1);
+      contender.comparison = compare(contender, std::min(kFirstPairs, request_.n_repeats), 1);
       if (bench_.take_nan() && !has_nan_) difference = "in the whole step a logit is NaN";
     }
     if (!difference.empty()) {
@@ -143,6 +146,9 @@ class Sweep {
       return compare_times(bench_.measure(key_.context, *base_, *twin, request_.objective, request_.n_repeats, request_.is_over));
     };
     const Comparison null = null_of();
+    result_.figures[0].step_us = null.base_us;
+    result_.figures[0].noise_us = null.noise_us;
+    result_.figures[0].rounds = 3;
     result_.comparison = null;
     result_.comparison.noise_us = verdict_noise_us(null, null);
     if (!longer_round(request_.n_repeats, 3) || request_.is_over()) return;

@@ -29,6 +29,7 @@ struct SweepRequest {
   uint32_t n_repeats = 25;
   std::function<void(size_t candidate)> require_compiled;   ///< waits until it is compiled, and prunes it if it should be
   std::function<bool()> is_over;       ///< asked between measurements
+  std::function<void(const TuneFigures&)> on_failure;       ///< told of a candidate that ended the device, before the throw
 };
 
 /// Throws kInternal when the default's own outputs can't be compared, kCuda naming the candidate that ended the device.

@@ -140,7 +140,21 @@ class Tuner {
     return wanted;
   }
 
+  /// What ended the device or could not be loaded once is not tried again: it would end every sweep at the same place.
+  void prune_failed() {
+    for (const TuneFigures& f : read_figures(journal_path(options_.db_path))) {
+      if (f.verdict != TuneVerdict::kFailed || f.device != space_.device().name || f.driver != driver_ || options_.again) continue;
+      for (TuneKey& key : keys_)
+        for (TuneCandidate& c : key.candidates)
+          if (key.name == f.key && c.values == f.values && !c.is_default && !c.is_pruned()) {
+            c.pruned = PruneReason::kFailedBefore;
+            c.why = fmt::format("{} (--again tries it)", f.why);
+          }
+    }
+  }
+
   void sweep(const std::vector<size_t>& wanted) {
+    prune_failed();
     const uint32_t n_cores = options_.session.n_threads != 0 ? options_.session.n_threads : n_usable_cores();
     CompiledKeys compiled(cache_, keys_, wanted, space_.device(), std::max(n_cores, 2u) - 1);   // one core feeds the GPU
     bench_.emplace(drv_, ordinal_, space_, opened_, cache_, options_.session.n_threads, options_.session.show_progress);
@@ -185,7 +199,8 @@ class Tuner {
     try {
       result = sweep_key(*bench_, {.key = keys_[k], .chosen = chosen_, .objective = options_.objective, .n_repeats = options_.n_repeats,
                                    .require_compiled = [&](size_t c) { compiled.require(k, c); },
-                                   .is_over = [&] { return is_over(kSweepShare); }});
+                                   .is_over = [&] { return is_over(kSweepShare); },
+                                   .on_failure = [&](TuneFigures f) { append_figures(journal_path(options_.db_path), {{complete(std::move(f))}}); }});
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kInternal) throw;
       outcome.state = KeyState::kUnchecked;
@@ -193,15 +208,18 @@ class Tuner {
       return;
     }
     outcome.n_wrong = result.n_wrong;
-    for (TuneFigures& f : result.figures) {
-      f.device = space_.device().name, f.driver = driver_, f.model = options_.model_name, f.objective = objective_name(options_.objective);
-      f.date = utc_now();
-    }
+    for (TuneFigures& f : result.figures) f = complete(std::move(f));
     append_figures(journal_path(options_.db_path), result.figures);
     if (!result.is_complete) return;
     outcome.state = KeyState::kDone;
     if (result.winner) chosen_.chosen[keys_[k].name] = keys_[k].candidates[*result.winner].values;
     record(k, result.winner, result.comparison);
+  }
+
+  TuneFigures complete(TuneFigures f) const {
+    f.device = space_.device().name, f.driver = driver_, f.model = options_.model_name, f.objective = objective_name(options_.objective);
+    f.date = utc_now();
+    return f;
   }
 
   void record(size_t k, std::optional<size_t> winner, const Comparison& comparison) {

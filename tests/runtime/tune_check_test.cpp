@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "kernel_src/args/step_state.h"
+
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -132,6 +134,22 @@ TEST(CompareKv, HalvesMayDifferInTheLastBit) {
   found = expected;
   found[2] = 0x7e00;
   EXPECT_TRUE(has(compare_kv(false, bytes(expected), bytes(found)), "nan"));
+}
+
+TEST(CompareSampled, TheTokenMayBeAnotherOneOfTheSameLogit) {
+  std::vector<float> logits = normal_values(100);
+  logits[7] = 20, logits[8] = 19.999f, logits[9] = 19;
+  const auto state = [](int32_t token, int32_t position = 5) {
+    const StepState s{.position = position, .n_tokens = 1, .token = token, .step_idx = 2};
+    Bytes bytes(sizeof s);
+    std::memcpy(bytes.data(), &s, sizeof s);
+    return bytes;
+  };
+  EXPECT_EQ(compare_sampled(state(7), state(7), bytes_of(logits)), "");
+  EXPECT_EQ(compare_sampled(state(7), state(8), bytes_of(logits)), "");
+  EXPECT_TRUE(has(compare_sampled(state(7), state(9), bytes_of(logits)), "token 9 with logit 19, expected 7 with 20"));
+  EXPECT_TRUE(has(compare_sampled(state(7), state(-3), bytes_of(logits)), "token -3 of 100"));
+  EXPECT_TRUE(has(compare_sampled(state(7), state(7, 6), bytes_of(logits)), "position 6"));
 }
 
 }  // namespace
