@@ -118,6 +118,15 @@ void TuneBench::fill_apart(size_t context, const TuneVariant& base) {
   set_depth(context);
 }
 
+void TuneBench::run_apart(size_t context, const TuneVariant& variant) {
+  Plan plan;
+  plan.launches = variant.apart;
+  executor_.capture(plan);
+  set_depth(context);
+  executor_.run(plan);
+  executor_.synchronize("step on separate buffers");
+}
+
 uint32_t TuneBench::n_replays(size_t context, double run_us) const {
   const std::vector<uint32_t>& depths = space_.contexts()[context].sample_depths;
   const uint32_t limit = position_limit(space_, context), deepest = depths.back();

@@ -48,6 +48,9 @@ class TuneBench {
   /// Runs the step once on separate buffers, so that every launch's input stays there: `alone` and `apart` find them.
   void fill_apart(size_t context, const TuneVariant& base);
 
+  /// Runs the step as a graph with programmatic edges on those buffers.
+  void run_apart(size_t context, const TuneVariant& variant);
+
   /// Both in turns, `n_pairs` times, each time as many replays as fill a few milliseconds, the same number at each of the context's
   /// sample depths, with an unmeasured one before.
   /// Stops early, with at least one pair, once `is_over` says so.

@@ -200,7 +200,7 @@ void OutputCheck::add_region(std::string name, CUdeviceptr ptr, uint64_t n_bytes
 
 std::vector<std::byte> OutputCheck::run(const Launch& launch, const PlannedLaunch& planned) const {
   const Stream& stream = bench_.executor().stream();
-  std::vector<std::byte> after(n_bytes_);
+  std::vector<std::byte> after;
   bench_.executor().guarded(fmt::format("checking {}: {}", planned.label, planned.kernel->label()), [&] {
     for (const Region& region : regions_) copy_on_device(stream, region.ptr, before_.ptr() + region.at, region.n_bytes);
     const ArenaPlan& apart = bench_.apart(context_);
@@ -216,9 +216,34 @@ std::vector<std::byte> OutputCheck::run(const Launch& launch, const PlannedLaunc
         throw Error(ErrorKind::kCuda, fmt::format("the kernel still runs after {} s", kHangTime.count()));
       std::this_thread::sleep_for(std::chrono::microseconds(20));
     }
-    for (const Region& region : regions_) copy_to_host(bench_.driver(), after.data() + region.at, region.ptr, region.n_bytes);
+    after = read_regions();
   });
   return after;
+}
+
+std::vector<std::byte> OutputCheck::read_regions() const {
+  std::vector<std::byte> bytes(n_bytes_);
+  for (const Region& region : regions_) copy_to_host(bench_.driver(), bytes.data() + region.at, region.ptr, region.n_bytes);
+  return bytes;
+}
+
+std::string OutputCheck::find_difference_in_step(const TuneVariant& base, const TuneVariant& candidate) const {
+  const auto outputs_of = [&](const TuneVariant& variant) {
+    restore();
+    bench_.run_apart(context_, variant);
+    return read_regions();
+  };
+  const std::vector<std::byte> expected = outputs_of(base), found = outputs_of(candidate);
+  restore();
+  const uint64_t apart_first = bench_.apart_ptr(context_) - bench_.memory().arena_ptr();
+  for (const uint32_t id : launches_.front().outputs) {
+    const LoweredValue& value = step_.values[id];
+    const uint64_t at = bench_.apart(context_).offsets[id] - apart_first;
+    const auto part = [&](const std::vector<std::byte>& all) { return std::span(all).subspan(at, value.n_bytes); };
+    const std::string difference = compare_values(value.form, part(expected), part(found));
+    if (!difference.empty()) return fmt::format("in the whole step, {}: {}", value.name, difference);
+  }
+  return {};
 }
 
 std::string OutputCheck::compare(const Launch& launch, std::vector<std::byte> found) const {

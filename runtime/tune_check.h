@@ -31,6 +31,9 @@ class OutputCheck {
   /// Runs the candidate's launches on the same inputs, its outputs filled with NaN before. Empty: they agree; else which output of
   /// which launch differs, and how. Throws kCuda.
   std::string find_difference(const TuneVariant& candidate) const;
+  /// The same for the key's first launch when the whole step runs as one graph, launches overlapping: its inputs are still the
+  /// default's, and a wait that is missing shows there only.
+  std::string find_difference_in_step(const TuneVariant& base, const TuneVariant& candidate) const;
   /// Puts everything back to where the default left it, at the context's depth: what TuneVariant::alone runs on.
   void restore() const;
 
@@ -50,6 +53,7 @@ class OutputCheck {
   };
 
   void add_region(std::string name, CUdeviceptr ptr, uint64_t n_bytes);
+  std::vector<std::byte> read_regions() const;
   std::vector<std::byte> run(const Launch& launch, const PlannedLaunch& planned) const;
   std::string compare(const Launch& launch, std::vector<std::byte> found) const;
 

@@ -102,6 +102,8 @@ TuneContext context_over(uint32_t attend_tokens, uint32_t first, uint32_t end) {
 
 }  // namespace
 
+std::string depths_text(const TuneContext& context) { return fmt::format("{}", fmt::join(context.sample_depths, ", ")); }
+
 std::vector<TuneContext> tune_contexts(uint32_t max_ctx_tokens, std::span<const uint32_t> depths) {
   std::vector<TuneContext> all;
   uint32_t first = 0;

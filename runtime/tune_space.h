@@ -28,6 +28,9 @@ struct TuneContext {
   std::vector<uint32_t> sample_depths = {};   ///< the same while measuring, one after the other: what is best at one depth may lose at others
 };
 
+/// "128", "42, 128, 213": the depths at which it is measured.
+std::string depths_text(const TuneContext& context);
+
 /// The contexts of a model's sessions of up to `max_ctx_tokens`, each measured at three of the depths that it serves; or, with
 /// `depths`, those that serve these depths, measured there only. Throws kUsage for a depth that does not fit the context.
 std::vector<TuneContext> tune_contexts(uint32_t max_ctx_tokens, std::span<const uint32_t> depths);

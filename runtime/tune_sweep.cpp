@@ -28,7 +28,8 @@ class Sweep {
   SweepResult run() {
     request_.require_compiled(0);
     base_ = bench_.load(key_.context, request_.chosen, key_.name);
-    const OutputCheck check(bench_, key_.context, *base_, key_.name);
+    check_.emplace(bench_, key_.context, *base_, key_.name);
+    const OutputCheck& check = *check_;
     has_nan_ = bench_.take_nan();   // of the default's step, which the check ran
     check.restore();
     for (size_t i = 0; i < key_.candidates.size(); ++i) result_.figures.push_back(figures_of(i));
@@ -112,14 +113,18 @@ class Sweep {
       contender.comparison = compare(contender, std::min(kFirstPairs, request_.n_repeats), 1);
       if (bench_.take_nan() && !has_nan_) difference = "in the whole step a logit is NaN";
     }
-    if (!difference.empty()) {
-      figures.verdict = TuneVerdict::kWrong;
-      figures.why = difference;
-      ++result_.n_wrong;
-      log_warning("tune", "{}: {} computes something else and is out: {}", key_.name, tune_text(figures.values), difference);
-      return;
-    }
-    contenders_.push_back(std::move(contender));
+    if (!is_wrong(i, difference)) contenders_.push_back(std::move(contender));
+  }
+
+  /// Notes what differs, if anything does.
+  bool is_wrong(size_t candidate, const std::string& difference) {
+    if (difference.empty()) return false;
+    TuneFigures& figures = result_.figures[candidate];
+    figures.verdict = TuneVerdict::kWrong;
+    figures.why = difference;
+    ++result_.n_wrong;
+    log_warning("tune", "{}: {} computes something else and is out: {}", key_.name, tune_text(figures.values), difference);
+    return true;
   }
 
   /// Keeps the best.
@@ -153,7 +158,8 @@ class Sweep {
     result_.comparison.noise_us = verdict_noise_us(null, null);
     if (!longer_round(request_.n_repeats, 3) || request_.is_over()) return;
     result_.is_complete = true;
-    narrow(1);
+    narrow(kFinalists);   // in order
+    std::erase_if(contenders_, [&](const Contender& c) { return is_wrong(c.candidate, check_->find_difference_in_step(*base_, *c.variant)); });
     if (contenders_.empty()) return;
     const Contender& best = contenders_.front();
     TuneFigures& figures = result_.figures[best.candidate];
@@ -169,6 +175,7 @@ class Sweep {
   const SweepRequest& request_;
   TuneKey& key_;
   std::unique_ptr<TuneVariant> base_;
+  std::optional<OutputCheck> check_;
   std::vector<Contender> contenders_;
   bool has_nan_ = false;
   SweepResult result_;

@@ -229,7 +229,7 @@ class Tuner {
                  .values = key.candidates[winner.value_or(0)].values, .default_values = base.values, .default_us = comparison.base_us,
                  .tuned_us = winner ? comparison.candidate_us : comparison.base_us, .noise_us = comparison.noise_us,
                  .objective = std::string(objective_name(options_.objective)),
-                 .context = fmt::format("{}, {} tokens", options_.model_name, space_.contexts()[key.context].depth_tokens), .date = utc_now(),
+                 .context = fmt::format("{}, {} tokens", options_.model_name, depths_text(space_.contexts()[key.context])), .date = utc_now(),
                  .n_candidates = static_cast<uint32_t>(key.candidates.size()), .n_pruned = static_cast<uint32_t>(key.n_pruned())};
     outcome_.keys[k].record = r;
     db_ = read_tuning_db(options_.db_path);   // somebody may have merged into it meanwhile
@@ -278,7 +278,7 @@ class Tuner {
       }
       step.comparison = all.comparison;
       step.is_measured = all.is_measured;
-      if (!all.is_measured) log_warning("tune", "no time was left to confirm the choices on the whole step at {} tokens", step.context.depth_tokens);
+      if (!all.is_measured) log_warning("tune", "no time was left to confirm the choices on the whole step at {} tokens", depths_text(step.context));
     }
   }
 

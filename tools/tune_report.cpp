@@ -32,7 +32,7 @@ std::string row_text(const KeyOutcome& outcome) {
 }
 
 std::string step_text(const StepOutcome& step) {
-  const std::string head = fmt::format("step at {} tokens: ", step.context.depth_tokens);
+  const std::string head = fmt::format("step at {} tokens: ", depths_text(step.context));
   if (!step.is_measured) return head + "nothing to compare\n";
   const Comparison& c = step.comparison;
   return head + fmt::format("{:.2f} us with defaults, {:.2f} us tuned: {:.2f} % (noise {:.2f} us)\n", c.base_us, c.candidate_us,

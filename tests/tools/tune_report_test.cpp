@@ -71,7 +71,7 @@ TuneReport report() {
   r.records.push_back({.key = "decode_gemv: " + kEvil, .device = "card <1>", .driver = "13.0", .arch = "sm_90", .values = {{"kRows", 16}},
                        .default_values = {{"kRows", 8}}, .default_us = 1040, .tuned_us = 1020, .noise_us = 0.3, .objective = "step",
                        .context = "m, 128 tokens", .date = "d", .n_candidates = 44, .n_pruned = 1});
-  r.steps.push_back({.context = {0, 128}, .comparison = {.base_us = 1040, .candidate_us = 1020, .gain_us = 20, .noise_us = 0.3}, .is_measured = true});
+  r.steps.push_back({.context = {0, 128, {64, 128}}, .comparison = {.base_us = 1040, .candidate_us = 1020, .gain_us = 20, .noise_us = 0.3}, .is_measured = true});
   r.figures = {figures(8, TuneVerdict::kDefault, 40), figures(16, TuneVerdict::kWinner, 20), figures(24, TuneVerdict::kWrong, 0),
                figures(32, TuneVerdict::kPruned, 0)};
   for (int64_t rows = 100; rows < 140; ++rows) r.figures.push_back(figures(rows, TuneVerdict::kMeasured, static_cast<double>(rows)));
@@ -104,7 +104,7 @@ TEST(TuneReport, ShowsCandidatesAgainstThePeakAndMarksDefaultAndWinner) {
   EXPECT_TRUE(has(html, "1 not run: 1 spills"));
   EXPECT_TRUE(has(html, "8 bytes &lt; 16 &amp; more"));
   EXPECT_TRUE(has(html, "value 3 is &lt;nan&gt;"));
-  EXPECT_TRUE(has(html, "step at 128 tokens: 1040.00 us with defaults, 1020.00 us tuned: 1.92 %"));
+  EXPECT_TRUE(has(html, "step at 64, 128 tokens: 1040.00 us with defaults, 1020.00 us tuned: 1.92 %"));
 }
 
 TEST(TuneReport, AnEmptySweepIsStillAPage) {
