@@ -87,7 +87,7 @@ KernelSpec build_gemv(const DecodeGemvParams& p, const DeviceInfo& device, TuneP
   require_rule(!p.finishes_rows || n_rows % 32 == 0, "{}: {} rows are not a multiple of 32", kFamily, n_rows);
   const uint64_t max_row_bytes = *std::max_element(row_bytes.begin(), row_bytes.end());
   const uint64_t x_bytes = p.is_normed ? normed_vec_bytes(p.n_cols) : quant_vec_bytes(p.n_cols);
-  const uint32_t n_warps = pick("kWarps", {4, 8, 16, 32}, p.finishes_rows ? n_slice_warps(p.n_cols) : 8);
+  const uint32_t n_warps = pick("kWarps", {4, 8, 16}, p.finishes_rows ? n_slice_warps(p.n_cols) : 8);
   const auto fits = [&](uint32_t n) {
     return n * max_row_bytes + x_bytes + tile_sum_bytes(p.n_cols, n, n_warps) + 1024 <= device.smem_per_block_bytes;
   };
@@ -133,7 +133,7 @@ KernelSpec build_glu(const DecodeGluParams& p, const DeviceInfo& device, TunePic
   require_rule(!is_moe || (p.n_experts % 128 == 0 && p.n_experts <= 512), "{}: expected 128, 256, 384 or 512 experts, found {}", kFamily,
                p.n_experts);
   require_rule(p.n_used >= 1 && p.n_used <= 32 && (is_moe || p.n_used == 1), "{}: {} experts a token", kFamily, p.n_used);
-  const uint32_t n_warps = pick("kWarps", {4, 8, 16, 24, 32}, 8);
+  const uint32_t n_warps = pick("kWarps", {4, 8, 16}, 8);
   const uint32_t h_rows = pick("kHRows", admissible({16, 32, 48, 64}, [&](uint32_t n) {
     return p.n_ff % n == 0 && 2 * n * row_bytes + normed_vec_bytes(p.n_cols) + tile_sum_bytes(p.n_cols, 2 * n, n_warps) + 1024 <=
                                   device.smem_per_block_bytes;

@@ -42,8 +42,9 @@ uint32_t position_limit(const TuneSpace& space, size_t context) {
 }  // namespace
 
 TuneBench::TuneBench(const Driver& drv, int ordinal, const TuneSpace& space, const OpenedModel& opened, KernelCache& cache,
-                     uint32_t n_threads, bool show_progress)
+                     uint32_t n_threads, bool show_progress, uint64_t pad_bytes)
     : space_(space), cache_(cache), context_(drv, ordinal), executor_(drv, false), begin_(drv), end_(drv) {
+  if (pad_bytes != 0) pad_ = DeviceBuffer(drv, pad_bytes, "pad before the weights");
   const std::vector<Lowered>& steps = space.widest();
   const std::unique_ptr<WeightSource> source = weight_source(opened, space.device());
   weight_plan_ = std::make_unique<WeightPlan>(*source, steps);
@@ -106,7 +107,7 @@ void TuneBench::write_depth(uint32_t depth_tokens) {
 }
 
 void TuneBench::set_depth(size_t context, uint32_t more_tokens) {
-  write_depth(std::min(space_.contexts()[context].depth_tokens + more_tokens, position_limit(space_, context) - 1));
+  write_depth(std::min(space_.contexts()[context].check_tokens() + more_tokens, position_limit(space_, context) - 1));
 }
 
 void TuneBench::fill_apart(size_t context, const TuneVariant& base) {

@@ -36,7 +36,7 @@ class TuneBench {
   /// Uploads the weights and fills the cache with random keys and values. `space` (enumerated), `opened` and `cache` must outlive it.
   /// Throws kCuda when it does not fit, kIo.
   TuneBench(const Driver& drv, int ordinal, const TuneSpace& space, const OpenedModel& opened, KernelCache& cache, uint32_t n_threads,
-            bool show_progress);
+            bool show_progress, uint64_t pad_bytes = 0);
   ~TuneBench();
 
   /// Loads and captures the step of a context. `key`: whose launches TuneVariant::alone has; may be empty. `is_fresh`: that key's
@@ -79,6 +79,7 @@ class TuneBench {
   KernelCache& cache_;
   Context context_;
   Executor executor_;
+  DeviceBuffer pad_;
   std::unique_ptr<WeightPlan> weight_plan_;
   std::unique_ptr<DeviceMemory> memory_;
   std::vector<ArenaPlan> arenas_;   ///< a context; buffers share memory as in a session

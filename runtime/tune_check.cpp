@@ -169,7 +169,7 @@ OutputCheck::OutputCheck(TuneBench& bench, size_t context, const TuneVariant& ba
     } else if (kv.contains(state.key)) {   // the page that the step writes to
       const AttentionDesc& attention = bench.space().model().layers.at(std::stoul(state.key.substr(5))).attention;
       const uint64_t page_bytes = kv_pool_bytes(attention, 1, bench.space().kv_type());
-      const uint64_t page = (bench.space().contexts()[context].depth_tokens + 1) / kKvPageTokens;
+      const uint64_t page = (bench.space().contexts()[context].check_tokens() + 1) / kKvPageTokens;
       add_region(state.key, ptr + page * page_bytes, page_bytes);
     }
   }

@@ -24,8 +24,10 @@ namespace sj {
 /// A decode step to measure in: the one that sessions run at some depths.
 struct TuneContext {
   uint32_t attend_tokens = 0;   ///< as in LoweringOptions; 0: serves the whole context
-  uint32_t depth_tokens = 0;    ///< tokens in the cache while outputs are checked
-  std::vector<uint32_t> sample_depths = {};   ///< the same while measuring, one after the other: what is best at one depth may lose at others
+  uint32_t depth_tokens = 0;    ///< tokens in the cache, as reports have it
+  std::vector<uint32_t> sample_depths = {};   ///< ascending, measured one after the other: what is best at one depth may lose at others
+  /// Tokens in the cache while outputs are checked: the measured steps write keys and values behind these only.
+  uint32_t check_tokens() const { return sample_depths.front() < 2 ? 0 : sample_depths.front() - 2; }
 };
 
 /// "128", "42, 128, 213": the depths at which it is measured.

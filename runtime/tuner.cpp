@@ -23,7 +23,11 @@ using SteadyClock = std::chrono::steady_clock;
 
 constexpr uint32_t kLeastCtxTokens = 4;      // a few steps follow each other in a sample
 constexpr uint32_t kLeastPairs = 5;          // fewer prove nothing
-constexpr double kSweepShare = 0.9;          // of the budget; the rest is for the confirmation
+constexpr double kSweepShare = 0.75;         // of the budget; the rest is for winners elsewhere and the confirmation
+/// Bytes before the weights. Where memory lies moves a step by percents, the same way in every run of one process: winners must win
+/// in several places.
+constexpr uint64_t kPads[] = {0, 74 << 20, uint64_t{333} << 20};
+constexpr double kElsewhereLoss = 0.001;     // of a step, that a winner may lose in a context which it was not swept in
 
 std::string utc_now() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))); }
 
@@ -157,7 +161,7 @@ class Tuner {
     prune_failed();
     const uint32_t n_cores = options_.session.n_threads != 0 ? options_.session.n_threads : n_usable_cores();
     CompiledKeys compiled(cache_, keys_, wanted, space_.device(), std::max(n_cores, 2u) - 1);   // one core feeds the GPU
-    bench_.emplace(drv_, ordinal_, space_, opened_, cache_, options_.session.n_threads, options_.session.show_progress);
+    load_bench(kPads[0]);
     log_info("tune", "model loaded after {:.1f} s", std::chrono::duration<double>(SteadyClock::now() - options_.start).count());
     size_t n_done = 0;
     for (const size_t k : wanted) {
@@ -171,7 +175,13 @@ class Tuner {
       sweep_one(compiled, k);
       log_key(n_done, wanted.size(), outcome_.keys[k]);
     }
+    verify_winners();
     confirm();
+  }
+
+  void load_bench(uint64_t pad_bytes) {
+    bench_.reset();   // its memory comes first
+    bench_.emplace(drv_, ordinal_, space_, opened_, cache_, options_.session.n_threads, options_.session.show_progress, pad_bytes);
   }
 
   /// Values from an older database may not be admissible any more; then sessions use the defaults, and so do measurements.
@@ -264,6 +274,59 @@ class Tuner {
     Confirmation result{compare_times(pairs), compare_times(nulls), pairs.base_us.size() >= least && nulls.base_us.size() >= least};
     result.comparison.noise_us = verdict_noise_us(result.comparison, result.null);
     return result;
+  }
+
+  bool has_key(size_t context, const std::string& name) const {
+    const std::vector<LoweredLaunch>& launches = space_.widest()[context].launches;
+    return std::any_of(launches.begin(), launches.end(), [&](const LoweredLaunch& l) { return l.spec.tune_key == name; });
+  }
+
+  /// Shares of the step that a winner gains among the other winners, [context][pad]; contexts without its kernel have none.
+  using Gains = std::vector<std::vector<double>>;
+
+  /// Measures what this run's winners gain with the weights in other places and in every context that has their kernels, each with
+  /// and without it; who does not win there has its default back. One that no time was left for has, too.
+  void verify_winners() {
+    std::map<size_t, Gains> gains;
+    for (size_t k = 0; k < keys_.size(); ++k)
+      if (outcome_.keys[k].state == KeyState::kDone && !outcome_.keys[k].record->is_default()) gains[k].resize(space_.contexts().size());
+    for (const uint64_t pad : kPads) {
+      if (gains.empty() || is_over(1)) break;
+      load_bench(pad);
+      for (auto& [k, of_key] : gains)
+        for (size_t c = 0; c < of_key.size(); ++c) {
+          if (!has_key(c, keys_[k].name)) continue;
+          Tuning without = chosen_;
+          without.chosen.erase(keys_[k].name);
+          const Confirmation one = compare_steps(c, without, chosen_);
+          if (one.is_measured) of_key[c].push_back(one.comparison.gain_us / one.comparison.base_us);
+        }
+    }
+    for (const auto& [k, of_key] : gains)
+      if (const std::string why = why_dropped(k, of_key); !why.empty()) drop(k, why);
+  }
+
+  /// Empty for a winner that stays.
+  std::string why_dropped(size_t k, const Gains& gains) const {
+    for (size_t c = 0; c < gains.size(); ++c) {
+      if (!has_key(c, keys_[k].name)) continue;
+      const uint32_t depth = space_.contexts()[c].depth_tokens;
+      if (gains[c].size() < std::size(kPads)) return fmt::format("no time was left to measure it with the weights in other places at {} tokens", depth);
+      const double least = *std::min_element(gains[c].begin(), gains[c].end());
+      const bool is_own = c == keys_[k].context;
+      if (is_own ? least <= 0 : median_of(gains[c]) < -kElsewhereLoss)
+        return fmt::format("at {} tokens it gains {:.2f} % of the step in the {} of {} places of the weights", depth,
+                           100 * (is_own ? least : median_of(gains[c])), is_own ? "worst" : "median", std::size(kPads));
+    }
+    return {};
+  }
+
+  void drop(size_t k, const std::string& why) {
+    log_warning("tune", "{}: {} wins here only, the default stays: {}", keys_[k].name, tune_text(outcome_.keys[k].record->values), why);
+    chosen_.chosen.erase(keys_[k].name);
+    outcome_.keys[k].is_dropped = true;
+    const TuneRecord r = *outcome_.keys[k].record;
+    record(k, std::nullopt, {.base_us = r.default_us, .candidate_us = r.default_us, .gain_us = 0, .noise_us = r.noise_us});
   }
 
   void confirm() {
