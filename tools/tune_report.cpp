@@ -12,7 +12,7 @@ namespace {
 
 double percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
 
-/// "kWarps=8", with a star where it is not the default's.
+/// "kWarps=16": what differs from the default.
 std::string changed_text(const TuneValues& values, const TuneValues& defaults) {
   TuneValues changed;
   for (const auto& [name, value] : values)

@@ -20,7 +20,7 @@ const std::string kLibcuda = SPARKJIT_SOFTGPU_LIB "/libcuda.so.1";
 const std::string kLibnvrtc = SPARKJIT_SOFTGPU_LIB "/libnvrtc.so.13";
 using Args = std::vector<std::string>;
 
-// The two output matrices of half layers (attn_output, ffn_down) have three candidates each: 4, 8 (the default) and 16 warps.
+// The two output matrices of half layers (attn_output, ffn_down) have a few candidates each: 4, 8 (the default), 16 warps and more.
 constexpr const char* kShape = R"(name = "tiny"
 architecture = "llama"
 [hyperparameters]
@@ -107,17 +107,19 @@ TEST_F(Tune, SweepsRecordsReportsAndIsNotRepeated) {
   const Outcome first = tune({"--report", path("report.html")});
   ASSERT_EQ(first.exit_code, 0) << first.err;
   EXPECT_EQ(recorded_keys(), kKeys);
+  size_t n_candidates = 0;
   for (const TuneRecord& r : read_tuning_db(db_path()).records) {
     EXPECT_EQ(r.device, "NVIDIA GeForce RTX 5090");
     EXPECT_EQ(r.arch, "sm_120f");
     EXPECT_EQ(r.driver, "13.0");
     EXPECT_EQ(r.default_values, (TuneValues{{"kWarps", 8}}));
-    EXPECT_EQ(r.n_candidates, 3u);
+    EXPECT_GE(r.n_candidates, 3u);
+    n_candidates += r.n_candidates;
     EXPECT_EQ(r.context, "tiny, 20 tokens");
     EXPECT_GT(r.default_us, 0);
   }
   const std::vector<TuneFigures> figures = read_figures(journal_path(db_path()));
-  EXPECT_EQ(figures.size(), 6u);
+  EXPECT_EQ(figures.size(), n_candidates);
   for (const TuneFigures& f : figures) {
     EXPECT_NE(f.verdict, TuneVerdict::kWrong) << f.why;
     EXPECT_GT(f.alone_us, 0) << tune_text(f.values);
@@ -125,13 +127,13 @@ TEST_F(Tune, SweepsRecordsReportsAndIsNotRepeated) {
     EXPECT_EQ(f.n_launches, 2u);
   }
   for (const std::string& key : kKeys) EXPECT_TRUE(has(first.out, "| " + key + " |")) << first.out;
-  EXPECT_TRUE(has(first.out, "6 candidates swept, 0 of them (0 %) pruned without running")) << first.out;
+  EXPECT_TRUE(has(first.out, std::to_string(n_candidates) + " candidates swept, 0 of them (0 %) pruned without running")) << first.out;
 
   const Outcome second = tune({"--report", path("again.html")});
   EXPECT_EQ(second.exit_code, 0) << second.err;
   EXPECT_TRUE(has(second.err, "2 kernels are known already")) << second.err;
   EXPECT_FALSE(has(second.err, "model loaded")) << "nothing to measure";
-  EXPECT_EQ(read_figures(journal_path(db_path())).size(), 6u);
+  EXPECT_EQ(read_figures(journal_path(db_path())).size(), n_candidates);
   std::ifstream page(path("again.html"));
   const std::string html{std::istreambuf_iterator<char>(page), {}};
   EXPECT_TRUE(has(html, "kWarps=16")) << "a report can be made of what earlier sweeps found";
@@ -153,11 +155,12 @@ TEST_F(Tune, AWrongCandidateIsCaughtNamedAndNeverWins) {
   EXPECT_TRUE(has(outcome.out, "2 candidates computed something else than the default")) << outcome.out;
   const TuningDb db = read_tuning_db(db_path());
   ASSERT_EQ(db.records.size(), 1u);
-  EXPECT_TRUE(db.records[0].is_default());
+  const auto is_wrong = [](const TuneValues& values) { return values.at("kWarps") == 4 || values.at("kWarps") == 16; };
+  EXPECT_FALSE(is_wrong(db.records[0].values));
   for (const TuneFigures& f : read_figures(journal_path(db_path()))) {
-    EXPECT_EQ(f.verdict, f.values.at("kWarps") == 8 ? TuneVerdict::kDefault : TuneVerdict::kWrong);
+    EXPECT_EQ(f.verdict == TuneVerdict::kWrong, is_wrong(f.values)) << tune_text(f.values);
     EXPECT_EQ(has(f.why, "nan"), f.values.at("kWarps") == 16) << f.why;
-    EXPECT_EQ(f.step_us > 0, f.verdict == TuneVerdict::kDefault) << "measured although it is wrong";
+    EXPECT_EQ(f.step_us > 0, !is_wrong(f.values)) << "measured although it is wrong, or not although it is right";
   }
   std::ifstream page(path("report.html"));
   EXPECT_TRUE(has({std::istreambuf_iterator<char>(page), {}}, "2 compute something else"));
@@ -184,7 +187,7 @@ TEST_F(Tune, ACandidateThatEndsTheDeviceIsNamedAndNotTriedAgain) {
   const Outcome second = tune();
   ASSERT_EQ(second.exit_code, 0) << second.err;
   EXPECT_EQ(recorded_keys(), kKeys);
-  EXPECT_TRUE(has(second.out, "1 of them (17 %) pruned without running: 1 failed before")) << second.out;
+  EXPECT_TRUE(has(second.out, "pruned without running: 1 failed before")) << second.out;
 }
 
 TEST_F(Tune, KilledAtAnyMomentItLosesNothingAndGoesOn) {
@@ -224,7 +227,7 @@ TEST_F(Tune, ADryRunNeedsNoDriverAndRecordsNothing) {
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_TRUE(has(outcome.out, "NVIDIA GB10 (sm_121f): what a sweep would measure; nothing has run")) << outcome.out;
   EXPECT_TRUE(has(outcome.out, "kWarps=8  (default)")) << outcome.out;
-  EXPECT_TRUE(has(outcome.out, "2 kernels, 6 candidates, ")) << outcome.out;
+  EXPECT_TRUE(has(outcome.out, "\n2 kernels, ")) << outcome.out;
   EXPECT_FALSE(std::filesystem::exists(db_path()));
 }
 
