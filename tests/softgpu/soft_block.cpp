@@ -68,7 +68,7 @@ struct BlockRunner::Warp {
   uint32_t waiting;  ///< in a collective
 };
 
-thread_local BlockRunner* BlockRunner::running_ = nullptr;
+constinit thread_local BlockRunner* BlockRunner::running_ = nullptr;
 
 BlockRunner::BlockRunner() : fibers_(kMaxThreads), warps_(kMaxThreads / 32), main_(new Fiber{}) {}
 
@@ -408,7 +408,7 @@ std::string BlockRunner::shared_problem(uint64_t offset, uint64_t n_bytes, Acces
 
 /// `kind` is an AccessKind, plus 8 when the compiler knows that the address may be misaligned.
 void BlockRunner::check_access(const void* pointer, uint64_t n_bytes, int kind, const void* pc) {
-  settle_doubtful();
+  if (doubtful_.n_bytes != 0) settle_doubtful();
   const uint64_t address = reinterpret_cast<uint64_t>(pointer);
   const AccessKind access = static_cast<AccessKind>(kind & 7);
   const auto what = [&] {
@@ -467,7 +467,6 @@ std::string BlockRunner::shared_text(uint64_t offset) const {
 
 /// Two blocks wrote one place; that matters only when the second changed it.
 void BlockRunner::settle_doubtful() {
-  if (doubtful_.n_bytes == 0) return;
   const bool is_same = std::memcmp(reinterpret_cast<const void*>(doubtful_.address), doubtful_.old_bytes, doubtful_.n_bytes) == 0;
   doubtful_.n_bytes = 0;
   if (is_same) return;
@@ -565,7 +564,8 @@ bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const SharedM
 
   const SoftImage& image = *copy.image;
   *image.ops = &ops;
-  *image.block = {job.grid[0], job.grid[1], job.grid[2], job.block[0], job.block[1], job.block[2], idx[0], idx[1], idx[2]};
+  *image.block = {job.grid[0], job.grid[1], job.grid[2], job.block[0], job.block[1], job.block[2], idx[0], idx[1], idx[2],
+                  stacks_, kMaxThreads * kStackBytes};
   // What shared memory holds when a block starts is anything but zero.
   for (const SharedRange& range : shared.ranges) std::memset(reinterpret_cast<void*>(copy.base + range.offset), 0xA5, range.size_bytes);
 #if defined(__SANITIZE_ADDRESS__)
@@ -605,7 +605,7 @@ bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const SharedM
   doubtful_.n_bytes = 0;
   switch_to(fibers_[first]);
   current_ = main_;
-  if (fault.code == 0) settle_doubtful();
+  if (fault.code == 0 && doubtful_.n_bytes != 0) settle_doubtful();
   return fault.code == 0;
 }
 

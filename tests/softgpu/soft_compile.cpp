@@ -109,21 +109,29 @@ std::vector<std::string> find_entries(const std::string& text) {
   return entries;
 }
 
-/// Namespaces that lie in no other: naming an inner one would make its name ambiguous.
+/// Namespaces that lie in no other: naming an inner one would make its name ambiguous. `text` has no comments.
 std::set<std::string> find_namespaces(const std::string& text) {
+  constexpr std::string_view kKeyword = "namespace", kSpace = " \t\n";
+  const auto is_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; };
   std::set<std::string> names;
-  static const std::regex pattern(R"(\bnamespace\s+([A-Za-z_]\w*(?:::[A-Za-z_]\w*)*)\s*\{)");
   int depth = 0;
-  auto counted = text.begin();
-  for (std::sregex_iterator it(text.begin(), text.end(), pattern), end; it != end; ++it) {
-    for (; counted != (*it)[0].first; ++counted) depth += *counted == '{' ? 1 : *counted == '}' ? -1 : 0;
-    if (depth == 0) names.insert((*it)[1]);
+  size_t counted = 0;
+  for (size_t at = text.find(kKeyword); at != std::string::npos; at = text.find(kKeyword, at + 1)) {
+    const size_t begin = text.find_first_not_of(kSpace, at + kKeyword.size());
+    if ((at > 0 && is_word(text[at - 1])) || begin == std::string::npos || begin == at + kKeyword.size()) continue;
+    size_t end = begin;
+    while (end < text.size() && (is_word(text[end]) || text[end] == ':')) ++end;
+    const size_t brace = text.find_first_not_of(kSpace, end);
+    if (end == begin || brace == std::string::npos || text[brace] != '{') continue;   // unnamed, an alias or a directive
+    for (; counted < at; ++counted) depth += text[counted] == '{' ? 1 : text[counted] == '}' ? -1 : 0;
+    if (depth == 0) names.insert(text.substr(begin, end - begin));
   }
   return names;
 }
 
 /// `extern __shared__ T name[];` names the image's one dynamic array.
 std::string with_dynamic_shared(const std::string& text) {
+  if (text.find("__shared__") == std::string::npos) return text;   // the pattern is slow
   static const std::regex pattern(R"(\bextern\s+__shared__\s+([^;\[]*\[\s*\])\s*;)");
   return std::regex_replace(text, pattern, "extern $1 __asm__(\"soft_dynamic_shared\");");
 }
@@ -202,6 +210,7 @@ int run_compiler(const std::vector<std::string>& args, const fs::path& folder, s
 
 /// "a.cu:3:7: error: text" becomes "a.cu(3): error: text", as NVRTC writes it.
 std::string nvrtc_log(const std::string& log) {
+  if (log.empty()) return log;
   static const std::regex place(R"(([^\s:]+):(\d+):(?:\d+:)? (fatal )?(error|warning|note): )");
   return std::regex_replace(log, place, "$1($2): $4: ");
 }

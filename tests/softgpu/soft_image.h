@@ -8,11 +8,13 @@ struct SoftThread {
   unsigned lane;  ///< index in its warp
 };
 
-/// The block that an image copy is running: gridDim, blockDim and blockIdx.
+/// The block that an image copy is running: gridDim, blockDim and blockIdx; and its threads' stacks, which need no checks.
 struct SoftBlock {
   unsigned grid_x, grid_y, grid_z;
   unsigned dim_x, dim_y, dim_z;
   unsigned idx_x, idx_y, idx_z;
+  const char* stacks;
+  unsigned long stacks_bytes;
 };
 
 /// Where in the device text a synchronising call stands.
@@ -60,7 +62,7 @@ struct SoftKernel {
 };
 
 inline constexpr unsigned kSoftImageMagic = 0x5347502b;
-inline constexpr unsigned kSoftImageVersion = 1;
+inline constexpr unsigned kSoftImageVersion = 2;
 inline constexpr unsigned kSoftDynamicBytes = 232448;  ///< the most dynamic shared memory of any profile: 227 KB
 
 /// Exported by every image as `soft_image`.
