@@ -36,10 +36,11 @@ TEST(MoeMatmulSpec, RefusesImpossibleShapes) {
 }
 
 class MoeMatmulCompile : public ::testing::TestWithParam<DType> {};
-TEST_P(MoeMatmulCompile, FitsEveryTargetWithoutSpills) {
+TEST_P(MoeMatmulCompile, FitsItsTargetsWithoutSpills) {
   SJ_SKIP_WITHOUT_NVRTC();
   EXPECT_TRUE(compiles_everywhere(moe_matmul_spec({.dtype = GetParam(), .n_rows = 768, .n_cols = 2048, .n_experts = 128, .n_used = 8, .n_tokens = 2,
-                                                   .is_x_per_slot = true, .has_bias = true, .has_result_scale = true})));
+                                                   .is_x_per_slot = true, .has_bias = true, .has_result_scale = true}),
+                                  targets_of(GetParam())));
 }
 INSTANTIATE_TEST_SUITE_P(Types, MoeMatmulCompile, ::testing::ValuesIn(all_weight_types()),
                          [](const auto& info) { return std::string(dtype_name(info.param)); });

@@ -83,16 +83,16 @@ double KernelRunner::time_bytes_us(const KernelSpec& spec, std::span<const std::
   return times_us[2];
 }
 
-std::vector<CompiledFor> compile_for_all_targets(const KernelSpec& spec) {
+std::vector<CompiledFor> compile_for(const KernelSpec& spec, const std::vector<std::string>& targets) {
   std::vector<CompiledFor> results;
-  for (const std::string& target : all_targets()) {
+  for (const std::string& target : targets) {
     const Cubin cubin = compile(require_nvrtc(), {.spec = spec, .sources = SourceSet::embedded(), .target = target});
     results.push_back({target, cubin.resources, cubin.bytes.size(), cubin.compile_us});
   }
   return results;
 }
 
-::testing::AssertionResult compiles_everywhere(const KernelSpec& spec) {
+::testing::AssertionResult compiles_everywhere(const KernelSpec& spec, const std::vector<std::string>& targets) {
   const uint32_t n_threads = spec.launch.block.x * spec.launch.block.y * spec.launch.block.z;
   const auto refuse = [&](const std::string& target, const std::string& why) {
     return ::testing::AssertionFailure() << kernel_label(spec) << "@" << target << ": " << why;
@@ -100,7 +100,7 @@ std::vector<CompiledFor> compile_for_all_targets(const KernelSpec& spec) {
   if (n_threads == 0 || n_threads > 1024) return refuse("any", fmt::format("{} threads a block, expected 1 to 1024", n_threads));
   std::vector<CompiledFor> results;
   try {
-    results = compile_for_all_targets(spec);
+    results = compile_for(spec, targets);
   } catch (const Error& error) {
     return ::testing::AssertionFailure() << error.what();
   }

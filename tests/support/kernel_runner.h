@@ -105,12 +105,12 @@ struct CompiledFor {
   double compile_us = 0;
 };
 
-/// Compiles `spec` with NVRTC (from the embedded texts) for every target. Throws kCompile.
-std::vector<CompiledFor> compile_for_all_targets(const KernelSpec& spec);
+/// Compiles `spec` with NVRTC (from the embedded texts) for each of `targets`. Throws kCompile.
+std::vector<CompiledFor> compile_for(const KernelSpec& spec, const std::vector<std::string>& targets);
 
-/// Compiles for every target and checks: no spills unless the spec allows them, static + dynamic shared memory <= 99 KB on
+/// Compiles for all targets, or those given, and checks: no spills unless the spec allows them, static + dynamic shared memory <= 99 KB on
 /// sm_12x and <= 227 KB on sm_90, block size <= 1024 and registers x threads <= 65536.
 ///   EXPECT_TRUE(compiles_everywhere(spec));
-::testing::AssertionResult compiles_everywhere(const KernelSpec& spec);
+::testing::AssertionResult compiles_everywhere(const KernelSpec& spec, const std::vector<std::string>& targets = all_targets());
 
 }  // namespace sj::test
