@@ -8,8 +8,7 @@ install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 provide_cuda
 
 configure_check asan
-# Not bundle_faults: it filters system calls, which has not been made to work under AddressSanitizer.
-readers='cache/(cubin_store|store_faults|bundle|bundle_lookup|signature)|models/(dequant|gguf_file|mapped_file|model_desc|pretokenizer|tokenizer|utf8_stream)'
+readers='cache/(cubin_store|store_faults|bundle|bundle_faults|bundle_lookup|signature|tuning_db)|models/(dequant|gguf_file|mapped_file|model_desc|pretokenizer|tokenizer|utf8_stream)'
 tests=$(cd "$ROOT/tests" && ls */*_test.cpp | grep -E "^($readers)_test" | sed 's/\.cpp$//; s#/#_#g')
 fuzzers=$(cd "$ROOT/tests/fuzz" && ls *_fuzz.cpp | sed 's/_fuzz\.cpp$//')
 cmake --build "$ROOT/build/asan" --target $tests $(printf 'fuzz_%s_replay ' $fuzzers) >&2
