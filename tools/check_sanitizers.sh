@@ -19,7 +19,7 @@ export ASAN_OPTIONS=abort_on_error=1:max_allocation_size_mb=512:malloc_context_s
 fuzz() {
   mkdir -p "$ROOT/build/asan/fuzz/$1" && cd "$ROOT/build/asan/fuzz/$1"
   "$ROOT/build/asan/tests/fuzz/fuzz_$1_replay" "$ROOT/tests/fuzz/corpus/$1" "$2" > log 2>&1 ||
-    { tail -n 40 log; echo "fuzz_$1_replay fails; its input is $PWD/fuzz-input" >&2; return 1; }
+    { tail -n 40 log; echo "fuzz_$1_replay fails; its input, in base64:"; base64 fuzz-input; return 1; }
   echo "$1: $(tail -n 1 log)"
 }
 export -f fuzz && export ROOT
