@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "softgpu/soft_checks.h"
@@ -61,6 +62,12 @@ struct CUgraphExec_st {
 struct CUstream_st {
   CUgraph capture = nullptr;     ///< the graph that calls on this stream are recorded in
   bool is_origin = false;        ///< the capture began here; other streams joined through an event
+
+  /// The capture ends; null when it did not begin here.
+  std::unique_ptr<CUgraph_st> take_capture() {
+    return std::unique_ptr<CUgraph_st>(std::exchange(is_origin, false) ? std::exchange(capture, nullptr) : nullptr);
+  }
+  ~CUstream_st() { take_capture(); }
 };
 struct CUevent_st {
   bool is_timed = true;

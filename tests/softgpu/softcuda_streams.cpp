@@ -18,7 +18,7 @@ CUresult enqueue(CUstream stream, Work work) {
 
 }  // namespace softgpu
 
-// ---- streams and events
+// ---- streams and events. What a releasing call is given is gone, also when it reports an error, as with the driver.
 
 SOFT_API CUresult cuStreamCreate(CUstream* out, unsigned) {
   SOFT_ENTER_CONTEXT(cuStreamCreate);
@@ -26,8 +26,8 @@ SOFT_API CUresult cuStreamCreate(CUstream* out, unsigned) {
   return CUDA_SUCCESS;
 }
 SOFT_API CUresult cuStreamDestroy(CUstream stream) {
+  const std::unique_ptr<CUstream_st> gone(stream);
   SOFT_ENTER(cuStreamDestroy);
-  delete stream;
   return static_cast<CUresult>(sticky_fault());
 }
 SOFT_API CUresult cuStreamSynchronize(CUstream stream) {
@@ -53,11 +53,10 @@ SOFT_API CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode) {
   return CUDA_SUCCESS;
 }
 SOFT_API CUresult cuStreamEndCapture(CUstream stream, CUgraph* out) {
+  std::unique_ptr<CUgraph_st> graph = stream == nullptr ? nullptr : stream->take_capture();
   SOFT_ENTER_CONTEXT(cuStreamEndCapture);
-  if (stream == nullptr || !stream->is_origin) return CUDA_ERROR_INVALID_VALUE;
-  *out = stream->capture;
-  stream->capture = nullptr;
-  stream->is_origin = false;
+  if (!graph) return CUDA_ERROR_INVALID_VALUE;
+  *out = graph.release();
   return CUDA_SUCCESS;
 }
 SOFT_API CUresult cuEventCreate(CUevent* out, unsigned flags) {
@@ -67,8 +66,8 @@ SOFT_API CUresult cuEventCreate(CUevent* out, unsigned flags) {
   return CUDA_SUCCESS;
 }
 SOFT_API CUresult cuEventDestroy(CUevent event) {
+  const std::unique_ptr<CUevent_st> gone(event);
   SOFT_ENTER(cuEventDestroy);
-  delete event;
   return static_cast<CUresult>(sticky_fault());
 }
 SOFT_API CUresult cuEventRecord(CUevent event, CUstream stream) {
@@ -116,13 +115,13 @@ SOFT_API CUresult cuGraphUpload(CUgraphExec exec, CUstream) {
   return exec == nullptr ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 SOFT_API CUresult cuGraphDestroy(CUgraph graph) {
+  const std::unique_ptr<CUgraph_st> gone(graph);
   SOFT_ENTER(cuGraphDestroy);
-  delete graph;
   return CUDA_SUCCESS;
 }
 SOFT_API CUresult cuGraphExecDestroy(CUgraphExec exec) {
+  const std::unique_ptr<CUgraphExec_st> gone(exec);
   SOFT_ENTER(cuGraphExecDestroy);
-  delete exec;
   return CUDA_SUCCESS;
 }
 SOFT_API CUresult cuGraphGetNodes(CUgraph graph, CUgraphNode* nodes, size_t* n) {
@@ -159,8 +158,8 @@ SOFT_API CUresult cuLibraryLoadData(CUlibrary* out, const void* code, CUjit_opti
   return CUDA_SUCCESS;
 }
 SOFT_API CUresult cuLibraryUnload(CUlibrary library) {
+  const std::unique_ptr<CUlib_st> gone(library);
   SOFT_ENTER(cuLibraryUnload);
-  delete library;
   return CUDA_SUCCESS;
 }
 SOFT_API CUresult cuLibraryGetKernel(CUkernel* out, CUlibrary library, const char* name) {
