@@ -21,7 +21,7 @@ struct TuneOptions {
   SessionOptions session;            ///< as resolve_options returns them
   std::string model_name;            ///< for records
   std::string kernels;               ///< a glob over keys; empty: all
-  std::vector<uint32_t> depths;      ///< empty: the middle of every context
+  std::vector<uint32_t> depths;      ///< empty: three of every context
   TuneObjective objective = TuneObjective::kStep;
   std::chrono::steady_clock::duration budget = std::chrono::minutes(5);   ///< from `start` on
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
