@@ -130,7 +130,7 @@ void add_tune_verb(VerbTable& verbs) {
   parser.text("--kernels", flags->kernels, "only kernels whose name has this text, or matches it with * and ?", "GLOB");
   parser.text("--budget", flags->budget, "stop after 90s, 5m, 1h (default 5m); the next run goes on", "TIME");
   parser.choice("--objective", flags->objective, {"step", "kernel"}, "what must get faster: the whole decode step (default), or the kernel alone");
-  parser.integers("-d,--depth", flags->depths, 0, 1 << 24, "tokens in the context while measuring (default: the middle of each step's range)");
+  parser.integers("-d,--depth", flags->depths, 0, 1 << 24, "tokens in the context while measuring (default: three depths of each step)");
   parser.integer("-c,--ctx", session.max_ctx_tokens, 0, 1 << 24, "longest context to tune for; 0: the model's own, at most 4096");
   parser.integer("-r,--repeats", flags->n_repeats, 3, 1000, "pairs of samples that decide (default 25)");
   parser.text("--db", flags->db_path, "tuning database (default: the one that sessions read)", "FILE");
