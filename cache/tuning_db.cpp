@@ -11,6 +11,7 @@
 
 #include "jit/base/error.h"
 #include "jit/base/file.h"
+#include "jit/base/toml_text.h"
 #include "jit/embedded_sources.h"
 
 namespace sj {
@@ -124,13 +125,7 @@ bool is_same_kernel(const TuneRecord& a, const TuneRecord& b) {
 }  // namespace
 
 TuningDb parse_tuning_db(std::string_view text, const std::string& origin) {
-  toml::table table;
-  try {
-    table = toml::parse(text, origin);
-  } catch (const toml::parse_error& error) {
-    const toml::source_position at = error.source().begin;
-    throw Error(ErrorKind::kUsage, fmt::format("{}:{}: column {}: not TOML: {}", origin, at.line, at.column, error.description()));
-  }
+  const toml::table table = parse_toml(text, origin);
   const std::optional<int64_t> format = table["format"].value_exact<int64_t>();
   if (!format || *format < 1) throw Error(ErrorKind::kUsage, fmt::format("{}: format: expected {}, found none", origin, kFormat));
   if (*format > kFormat)

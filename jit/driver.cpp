@@ -19,8 +19,6 @@ constexpr int kOldestVersion = 12080;  // cuEventElapsedTime_v2 and Blackwell cu
 #define SJ_STRING_OF(name) #name
 #define SJ_SYMBOL_OF(name) SJ_STRING_OF(name)
 
-std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
-
 /// Null with the reason in `why`.
 std::unique_ptr<Driver> open_driver(const std::string& path, std::string& why) {
   void* const handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -45,7 +43,7 @@ std::unique_ptr<Driver> open_driver(const std::string& path, std::string& why) {
   }
   if (drv->version < kOldestVersion) {
     why = fmt::format("the NVIDIA driver ({}) is too old: it serves CUDA {}, and 12.8 or newer is needed (driver 570 or newer)",
-                      drv->path, version_text(drv->version));
+                      drv->path, cuda_version_text(drv->version));
     return nullptr;
   }
   if (!missing.empty()) {
@@ -66,6 +64,8 @@ std::unique_ptr<Driver> open_driver(const std::string& path, std::string& why) {
 }
 
 }  // namespace
+
+std::string cuda_version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
 std::string Driver::result_text(CUresult result) const {
   const char* name = nullptr;

@@ -39,6 +39,9 @@ struct DriverTable {
 #undef SJ_DRIVER_MEMBER
 };
 
+/// "13.0" for 13000: how CUDA numbers the versions of drivers and compilers, 1000 * major + 10 * minor.
+std::string cuda_version_text(int version);
+
 /// The opened and initialised driver. Calls are written `drv.check(drv.cuMemFree(p), "cuMemFree", "weights")`.
 struct Driver : DriverTable {
   std::string path;  ///< file that was opened

@@ -12,6 +12,7 @@
 
 #include "jit/base/error.h"
 #include "jit/base/file.h"
+#include "jit/base/toml_text.h"
 
 namespace sj {
 namespace {
@@ -154,13 +155,7 @@ std::string default_config_path(const Environment& environment) {
 }
 
 void apply_config_text(std::string_view text, const std::string& path, SessionOptions& options) {
-  toml::table table;
-  try {
-    table = toml::parse(text, path);
-  } catch (const toml::parse_error& error) {
-    const toml::source_position at = error.source().begin;
-    throw Error(ErrorKind::kUsage, fmt::format("{}:{}: column {}: not TOML: {}", path, at.line, at.column, error.description()));
-  }
+  const toml::table table = parse_toml(text, path);
   // The table is sorted by name; the first trouble of the file is the one to tell.
   std::vector<const toml::key*> keys;
   for (auto&& [key, node] : table) keys.push_back(&key);

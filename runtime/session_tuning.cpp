@@ -4,10 +4,11 @@
 
 #include "cache/tuning_db.h"
 #include "jit/base/log.h"
+#include "jit/driver.h"
 
 namespace sj {
 
-std::string tuning_driver(int version) { return version == 0 ? "" : fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
+std::string tuning_driver(int version) { return version == 0 ? "" : cuda_version_text(version); }
 
 Tuning session_tuning(const SessionOptions& options, const DeviceInfo& device, int driver_version) {
   if (options.tuning_path == "none") return {};

@@ -12,6 +12,7 @@
 #include "jit/launch.h"
 #include "kernel_src/args/step_state.h"
 #include "kernel_src/kv_append_spec.h"
+#include "models/dequant.h"
 #include "runtime/kv_cache.h"
 
 namespace sj {
@@ -45,11 +46,7 @@ float float_at(std::span<const std::byte> bytes, uint64_t idx) {
 float half_at(std::span<const std::byte> bytes, uint64_t idx) {
   uint16_t bits = 0;
   std::memcpy(&bits, bytes.data() + 2 * idx, 2);
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const float size = exponent == 0    ? std::ldexp(static_cast<float>(mantissa), -24)
-                     : exponent == 31 ? (mantissa == 0 ? INFINITY : NAN)
-                                      : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
-  return (bits >> 15) != 0 ? -size : size;
+  return half_to_float(bits);
 }
 
 /// Numbers with the allowance that each has of its own.

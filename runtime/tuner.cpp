@@ -292,7 +292,7 @@ class Tuner {
       if (outcome_.keys[k].state == KeyState::kDone && !outcome_.keys[k].record->is_default()) gains[k].resize(space_.contexts().size());
     for (const uint64_t pad : kPads) {
       if (gains.empty() || is_over(1)) break;
-      load_bench(pad);
+      if (pad != kPads[0]) load_bench(pad);   // the sweep left the first
       for (auto& [k, of_key] : gains)
         for (size_t c = 0; c < of_key.size(); ++c) {
           if (!has_key(c, keys_[k].name)) continue;
@@ -303,7 +303,11 @@ class Tuner {
         }
     }
     for (const auto& [k, of_key] : gains)
-      if (const std::string why = why_dropped(k, of_key); !why.empty()) drop(k, why);
+      if (const std::string why = why_dropped(k, of_key); !why.empty()) {
+        const TuneRecord& r = *outcome_.keys[k].record;
+        drop(k, "wins here only, the default stays: " + why,
+             {.base_us = r.default_us, .candidate_us = r.default_us, .gain_us = 0, .noise_us = r.noise_us});
+      }
   }
 
   /// Empty for a winner that stays.
@@ -321,12 +325,12 @@ class Tuner {
     return {};
   }
 
-  void drop(size_t k, const std::string& why) {
-    log_warning("tune", "{}: {} wins here only, the default stays: {}", keys_[k].name, tune_text(outcome_.keys[k].record->values), why);
+  /// The key's winner is none: the default is recorded, with the figures of `comparison`.
+  void drop(size_t k, const std::string& why, const Comparison& comparison) {
+    log_warning("tune", "{}: {} {}", keys_[k].name, tune_text(outcome_.keys[k].record->values), why);
     chosen_.chosen.erase(keys_[k].name);
     outcome_.keys[k].is_dropped = true;
-    const TuneRecord r = *outcome_.keys[k].record;
-    record(k, std::nullopt, {.base_us = r.default_us, .candidate_us = r.default_us, .gain_us = 0, .noise_us = r.noise_us});
+    record(k, std::nullopt, comparison);
   }
 
   void confirm() {
@@ -364,10 +368,8 @@ class Tuner {
         kept = std::move(with);
         continue;
       }
-      log_warning("tune", "{}: {} wins alone, but not in the whole step with the others: the default stays", keys_[k].name,
-                  tune_text(outcome_.keys[k].record->values));
-      outcome_.keys[k].is_dropped = has_dropped = true;
-      record(k, std::nullopt, one.comparison);
+      drop(k, "wins alone, but not in the whole step with the others: the default stays", one.comparison);
+      has_dropped = true;
     }
     chosen_ = std::move(kept);
     return has_dropped;

@@ -10,6 +10,7 @@
 #include "cache/bundle.h"
 #include "jit/base/error.h"
 #include "jit/base/file.h"
+#include "jit/driver.h"
 #include "runtime/options.h"
 #include "tools/cli.h"
 
@@ -25,7 +26,7 @@ struct BundleVerbOptions {
 };
 
 std::string compiler_text(const CompilerId& id) {
-  return fmt::format("nvrtc {}.{} ({})", id.version / 1000, id.version % 1000 / 10, id.build_id);
+  return fmt::format("nvrtc {} ({})", cuda_version_text(id.version), id.build_id);
 }
 
 std::string signer_text(const Bundle& bundle) { return bundle.signer() ? bundle.signer()->hex() : "nobody"; }

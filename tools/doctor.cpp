@@ -44,8 +44,6 @@ std::string_view health_name(Health health) {
   return "?";
 }
 
-std::string cuda_version(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
-
 std::string device_text(const DeviceInfo& info) {
   const auto gib = [](uint64_t n_bytes) { return static_cast<double>(n_bytes) / (1u << 30); };
   return fmt::format("{}: compute {}.{} ({}), {} SMs, {:.1f} GiB {}, {} KB shared memory a block, {:.0f} MiB L2{}", info.name,
@@ -77,7 +75,7 @@ void look_at_driver(const SessionOptions& options, Diagnosis& diagnosis) {
                                   "for an NVIDIA card: install its driver 570 or newer (CUDA 12.8); without one, --device cpu works"});
     return;
   }
-  diagnosis.findings.push_back({"driver", Health::kOk, fmt::format("{}, CUDA {}", driver->path, cuda_version(driver->version)), ""});
+  diagnosis.findings.push_back({"driver", Health::kOk, fmt::format("{}, CUDA {}", driver->path, cuda_version_text(driver->version)), ""});
   look_at_devices(*driver, diagnosis);
 }
 
@@ -164,7 +162,7 @@ int write_profile(const DoctorOptions& options, const SessionOptions& resolved) 
   if (ordinal < 0) throw Error(ErrorKind::kUsage, fmt::format("doctor --write-profile: expected --device cuda or cuda:N, found {}", options.session.device));
   const DeviceInfo info = device_info(driver, ordinal);
   std::string text = fmt::format("# {}: written by `sparkjit doctor --write-profile`; every figure is the driver's (CUDA {}), the bandwidth from\n"
-                                 "# clock and bus width unless a profile of this name is built in.\n", info.name, cuda_version(driver.version));
+                                 "# clock and bus width unless a profile of this name is built in.\n", info.name, cuda_version_text(driver.version));
   if (info.bandwidth_gb_per_s <= 0) text += "# The driver tells no bandwidth: put the maker's figure, or this file is refused.\n";
   text += device_profile_text(info);
   if (options.profile_path == "-") write_stdout(text);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/binary.h"
+#include "tests/e2e/failure.h"
 #include "tests/e2e/tiny_model.h"
 #include "tests/support/gguf_writer.h"
 
@@ -12,14 +13,6 @@ constexpr int kUsage = 2, kIo = 3, kBadModel = 4, kUnsupported = 5, kCuda = 7;
 
 class BadInput : public testing::Test {
  protected:
-  // One line on stderr that starts as promised and has each of `parts`; nothing on stdout.
-  static void expect_error(const Outcome& outcome, int exit_code, const std::vector<std::string>& parts) {
-    EXPECT_EQ(outcome.exit_code, exit_code) << outcome.err;
-    EXPECT_EQ(outcome.out, "");
-    const size_t begin = outcome.err.find("sparkjit: error: ");
-    ASSERT_NE(begin, std::string::npos) << outcome.err;
-    for (const std::string& part : parts) EXPECT_NE(outcome.err.find(part, begin), std::string::npos) << outcome.err << "lacks: " << part;
-  }
   static Outcome run_model(const std::string& path, std::vector<std::string> more = {}) {
     std::vector<std::string> args = {"run", "-m", path, "-p", "abc", "-n", "1", "--device", "cpu"};
     args.insert(args.end(), more.begin(), more.end());

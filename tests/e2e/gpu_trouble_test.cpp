@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/binary.h"
+#include "tests/e2e/failure.h"
 #include "tests/e2e/tiny_model.h"
 #include "tests/support/gguf_writer.h"
 
@@ -20,14 +21,6 @@ class GpuTrouble : public testing::Test {
                                      "--libcuda", kLibcuda, "--libnvrtc", libnvrtc};
     args.insert(args.end(), more.begin(), more.end());
     return run_sparkjit(args, {.environment = environment});
-  }
-  // Exit code, nothing on stdout, and each of `parts` behind "sparkjit: error: ".
-  static void expect_error(const Outcome& outcome, int exit_code, const std::vector<std::string>& parts) {
-    EXPECT_EQ(outcome.exit_code, exit_code) << outcome.err;
-    EXPECT_EQ(outcome.out, "");
-    const size_t begin = outcome.err.find("sparkjit: error: ");
-    ASSERT_NE(begin, std::string::npos) << outcome.err;
-    for (const std::string& part : parts) EXPECT_NE(outcome.err.find(part, begin), std::string::npos) << outcome.err << "lacks: " << part;
   }
   TempDir folder_;
   std::string model_ = folder_.write("tiny.gguf", tiny_model_bytes({.ctx_tokens = 1 << 20}));

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/e2e/binary.h"
+#include "tests/e2e/failure.h"
 #include "tests/e2e/tiny_model.h"
 #include "tests/support/gguf_writer.h"
 
@@ -28,15 +29,6 @@ Args operator+(Args a, const Args& b) {
 std::string read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
-}
-
-::testing::AssertionResult fails(const Outcome& outcome, int exit_code, const Args& parts) {
-  const size_t begin = outcome.err.find("sparkjit: error: ");
-  if (outcome.exit_code != exit_code || begin == std::string::npos)
-    return ::testing::AssertionFailure() << "exit code " << outcome.exit_code << ", expected " << exit_code << ": " << outcome.err;
-  for (const std::string& part : parts)
-    if (outcome.err.find(part, begin) == std::string::npos) return ::testing::AssertionFailure() << outcome.err << "lacks: " << part;
-  return ::testing::AssertionSuccess();
 }
 
 /// One bundle for the tiny model on the software GPU's card, compiled once for all tests.

@@ -10,6 +10,7 @@
 #include "cache/tuning_db.h"
 #include "runtime/tune_journal.h"
 #include "tests/e2e/binary.h"
+#include "tests/e2e/failure.h"
 #include "tests/support/gguf_writer.h"
 
 namespace sj::test {
@@ -73,14 +74,6 @@ class Tune : public testing::Test {
     return all;
   }
   Outcome tune(const Args& more = {}, const RunOptions& options = {}) const { return run_sparkjit(args(more), options); }
-  static ::testing::AssertionResult fails(const Outcome& outcome, int exit_code, const Args& parts) {
-    const size_t begin = outcome.err.find("sparkjit: error: ");
-    if (outcome.exit_code != exit_code || begin == std::string::npos)
-      return ::testing::AssertionFailure() << "exit code " << outcome.exit_code << ", expected " << exit_code << ": " << outcome.err;
-    for (const std::string& part : parts)
-      if (outcome.err.find(part, begin) == std::string::npos) return ::testing::AssertionFailure() << outcome.err << "lacks: " << part;
-    return ::testing::AssertionSuccess();
-  }
   std::set<std::string> recorded_keys() const {
     std::set<std::string> keys;
     for (const TuneRecord& r : read_tuning_db(db_path()).records) EXPECT_TRUE(keys.insert(r.key).second) << r.key << " twice";

@@ -4,20 +4,15 @@
 // are asked for.
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "jit/base/error.h"
 #include "jit/base/log.h"
 #include "tests/cache/bundle_bytes.h"
+#include "tests/fuzz/require.h"
 
 namespace {
-
-/// A rule of ours that the opened bundle breaks: ends the run as a finding.
-void require(bool holds) {
-  if (!holds) std::abort();
-}
 
 void read_everything(const sj::Bundle& bundle, std::span<const std::byte> file) {
   uint64_t n_bytes = 0;

@@ -3,22 +3,17 @@
 // The first byte says how: bit 0: checksums are put right first, or nothing behind them would ever be reached.
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "cache/cubin_store.h"
 #include "cache/little_endian.h"
 #include "jit/base/error.h"
+#include "tests/fuzz/require.h"
 
 namespace {
 
 constexpr size_t kKeyAt = 16, kKeyBytes = 32, kBodyHashAt = 64, kHeaderHashAt = 80, kHeaderBytes = 96;   // cubin_entry.cpp
-
-/// A rule of ours that does not hold: ends the run as a finding.
-void require(bool holds) {
-  if (!holds) std::abort();
-}
 
 void reseal(std::vector<std::byte>& file) {
   const std::span<std::byte> all = file;

@@ -2,19 +2,14 @@
 //   gguf_fuzz -dict=gguf.dict -timeout=1 -rss_limit_mb=512 -max_len=4096 WORK_CORPUS corpus/gguf
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <span>
 #include <string>
 
 #include "jit/base/error.h"
 #include "models/gguf_file.h"
+#include "tests/fuzz/require.h"
 
 namespace {
-
-/// A rule of ours that the opened file breaks: ends the run as a finding.
-void require(bool holds) {
-  if (!holds) std::abort();
-}
 
 template <class Get>
 void may_refuse(const Get& get) {

@@ -2,12 +2,12 @@
 //   options_fuzz -dict=options.dict -timeout=1 -rss_limit_mb=512 -max_len=4096 WORK_CORPUS corpus/options
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 #include <string_view>
 
 #include "jit/base/error.h"
 #include "runtime/options_file.h"
+#include "tests/fuzz/require.h"
 
 // Named by options.cpp, called by nothing here. Weak: the replay links the cache's own.
 namespace sj {
@@ -15,15 +15,6 @@ __attribute__((weak)) std::string default_cache_dir(const std::string&, const st
 __attribute__((weak)) std::string default_lock_dir(const std::string&) { return {}; }
 __attribute__((weak)) std::string default_tuning_path(const std::string&) { return {}; }
 }  // namespace sj
-
-namespace {
-
-/// A rule of ours that does not hold: ends the run as a finding.
-void require(bool holds) {
-  if (!holds) std::abort();
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   sj::SessionOptions options;

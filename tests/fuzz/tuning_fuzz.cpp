@@ -3,27 +3,18 @@
 //   tuning_fuzz -dict=tuning.dict -timeout=1 -rss_limit_mb=512 -max_len=4096 WORK_CORPUS corpus/tuning
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <string_view>
 
 #include "cache/tuning_db.h"
 #include "jit/base/error.h"
 #include "jit/embedded_sources.h"
+#include "tests/fuzz/require.h"
 
 // Named by tuning_db.cpp, called by nothing here. Weak: the replay links the real ones.
 namespace sj {
 __attribute__((weak)) std::span<const EmbeddedSource> embedded_sources() { return {}; }
 __attribute__((weak)) std::string DeviceInfo::target() const { return {}; }
 }  // namespace sj
-
-namespace {
-
-/// A rule of ours that does not hold: ends the run as a finding.
-void require(bool holds) {
-  if (!holds) std::abort();
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
