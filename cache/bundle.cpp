@@ -18,8 +18,6 @@ namespace {
 using namespace bundle_format;
 using Bytes = std::span<const std::byte>;
 
-std::string_view as_text(Bytes bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
-
 bool is_zero(Bytes bytes) { return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; }); }
 
 template <size_t n>

@@ -1,9 +1,10 @@
-// Numbers and hashes in the headers of our files, at byte offsets, least significant byte first.
+// Numbers, hashes and text in our files, at byte offsets, least significant byte first.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "jit/base/hash.h"
 
@@ -30,5 +31,7 @@ inline void put_hash(std::span<std::byte> out, size_t at, const Hash128& hash) {
 inline Hash128 get_hash(std::span<const std::byte> in, size_t at) {
   return {.high = get_int<uint64_t>(in, at + 8), .low = get_int<uint64_t>(in, at)};
 }
+
+inline std::string_view as_text(std::span<const std::byte> bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 
 }  // namespace sj

@@ -1,4 +1,4 @@
-// What most files include anyway, parsed once instead of in every file; used with SPARKJIT_PCH. Files still include what they use.
+// What most files include anyway, parsed once instead of in every file; used with SPARKJIT_FAST_BUILD. Files still include what they use.
 #pragma once
 
 #include <fmt/format.h>

@@ -14,7 +14,7 @@
 namespace sj {
 namespace {
 
-constexpr int kOldestVersion = 12080;  // cuEventElapsedTime_v2 and Blackwell cubins need the API of 12.8
+constexpr int kOldestDriver = 12080;  // cuEventElapsedTime_v2 and Blackwell cubins need the API of 12.8
 
 #define SJ_STRING_OF(name) #name
 #define SJ_SYMBOL_OF(name) SJ_STRING_OF(name)
@@ -41,7 +41,7 @@ std::unique_ptr<Driver> open_driver(const std::string& path, std::string& why) {
     why = fmt::format("{} is not an NVIDIA driver library (no usable cuDriverGetVersion)", path);
     return nullptr;
   }
-  if (drv->version < kOldestVersion) {
+  if (drv->version < kOldestDriver) {
     why = fmt::format("the NVIDIA driver ({}) is too old: it serves CUDA {}, and 12.8 or newer is needed (driver 570 or newer)",
                       drv->path, cuda_version_text(drv->version));
     return nullptr;

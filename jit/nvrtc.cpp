@@ -18,7 +18,7 @@
 namespace sj {
 namespace {
 
-constexpr int kOldestVersion = 12080;  // 12.8 is the first that knows sm_120
+constexpr int kOldestCompiler = 12080;  // 12.8 is the first that knows sm_120
 
 /// Places to try, in order. Names without a slash go through the loader's own search (LD_LIBRARY_PATH, ld.so.cache).
 std::vector<std::string> candidate_paths() {
@@ -103,7 +103,7 @@ std::unique_ptr<Nvrtc> open_nvrtc(const std::string& path, std::string& why) {
   int major = 0, minor = 0;
   nvrtc->nvrtcVersion(&major, &minor);
   nvrtc->version = 1000 * major + 10 * minor;
-  if (nvrtc->version < kOldestVersion) {
+  if (nvrtc->version < kOldestCompiler) {
     why = fmt::format("{} is version {}, and 12.8 or newer is needed", path, nvrtc->version_text());
     ::dlclose(handle);
     return nullptr;

@@ -11,6 +11,9 @@
 
 namespace sj {
 
+/// U+2581, which stands for a space in the tokens of several vocabularies.
+inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";
+
 class FragmentEncoder {
  public:
   virtual ~FragmentEncoder() = default;

@@ -122,7 +122,7 @@ struct Overloaded : F... { using F::operator()...; };
 template <class... F>
 Overloaded(F...) -> Overloaded<F...>;
 
-std::string weight_text(const WeightRef& w) {
+std::string rows_text(const WeightRef& w) {
   const std::string rows = w.row_begin == 0 ? "" : fmt::format(" rows {}..{}", w.row_begin, w.row_begin + w.n_rows);
   return fmt::format("{} {}{}", w.tensor, dtype_name(w.dtype), rows);
 }
@@ -136,9 +136,9 @@ std::string params_text(const OpParams& params) {
   };
   return std::visit(
       Overloaded{
-          [](const EmbedOp& op) { return fmt::format("embed({}, scale {:g})", weight_text(op.weight), op.scale); },
-          [](const RmsNormOp& op) { return fmt::format("rms_norm({}, eps {:g})", weight_text(op.weight), op.eps); },
-          [&](const MatmulOp& op) { return fmt::format("matmul({}{})", weight_text(op.weight), extra(op)); },
+          [](const EmbedOp& op) { return fmt::format("embed({}, scale {:g})", rows_text(op.weight), op.scale); },
+          [](const RmsNormOp& op) { return fmt::format("rms_norm({}, eps {:g})", rows_text(op.weight), op.eps); },
+          [&](const MatmulOp& op) { return fmt::format("matmul({}{})", rows_text(op.weight), extra(op)); },
           [](const RopeOp& op) {
             return fmt::format("rope({}, {} dims, inv_freq {:.6g}..{:.6g}, magnitude {:g})",
                                op.rope.pairing == RopePairing::kInterleaved ? "interleaved" : "half-split", op.rope.n_rot,
@@ -152,7 +152,7 @@ std::string params_text(const OpParams& params) {
           [](const AddOp&) { return std::string("add"); },
           [](const GluOp& op) { return std::string(op.activation == Activation::kSilu ? "glu(silu)" : "glu(gelu_tanh)"); },
           [](const RouteOp& op) { return fmt::format("route({} of {})", op.n_used, op.n_experts); },
-          [&](const MoeMatmulOp& op) { return fmt::format("moe_matmul({}{})", weight_text(op.weight), extra(op)); },
+          [&](const MoeMatmulOp& op) { return fmt::format("moe_matmul({}{})", rows_text(op.weight), extra(op)); },
           [](const MoeCombineOp&) { return std::string("moe_combine"); },
           [](const SoftcapOp& op) { return fmt::format("softcap({:g})", op.cap); },
           [](const SelectRowsOp&) { return std::string("select_rows(last)"); },

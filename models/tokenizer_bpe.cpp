@@ -14,7 +14,6 @@ namespace sj {
 namespace {
 
 constexpr SymbolId kNoSymbol = ~SymbolId{0};
-constexpr std::string_view kSpaceMark = "\xE2\x96\x81";   // U+2581
 
 /// Printable bytes stand for themselves; the others, in order, for U+0100, U+0101, ...
 std::array<char32_t, 256> byte_alphabet() {

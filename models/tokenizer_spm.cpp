@@ -12,8 +12,6 @@
 namespace sj {
 namespace {
 
-constexpr std::string_view kSpaceMark = "\xE2\x96\x81";   // U+2581
-
 /// Only these are text; the others (control, unknown, byte) never come from merging.
 bool is_mergeable(TokenType type) {
   return type == TokenType::kNormal || type == TokenType::kUserDefined || type == TokenType::kUnused;

@@ -20,8 +20,6 @@
 namespace sj {
 namespace {
 
-uint32_t narrow(uint64_t n) { return static_cast<uint32_t>(n); }
-
 /// Fused steps are for one token and int8 activations.
 bool is_wanted(const LoweringContext& ctx) { return ctx.n_tokens() == 1 && ctx.activations() == ActivationMode::kAuto; }
 

@@ -6,6 +6,9 @@
 
 namespace sj {
 
+/// A size of the model as kernels take it.
+inline uint32_t narrow(uint64_t n) { return static_cast<uint32_t>(n); }
+
 /// y = w * x / rms(x) [+ residual]
 void lower_rmsnorm(LoweringContext& ctx, const RmsNormOp& norm, ValueId x, ValueId residual, ValueId y);
 /// y = W x + b [+ residual]

@@ -34,8 +34,6 @@
 namespace sj {
 namespace {
 
-uint32_t narrow(uint64_t n) { return static_cast<uint32_t>(n); }
-
 void lower(LoweringContext& ctx, const Op& op, const EmbedOp& embed) {
   const bool is_decode = ctx.n_tokens() == 1;
   LoweredLaunch launch = make_launch(embed_spec({.dtype = embed.weight.dtype,

@@ -7,7 +7,7 @@
 namespace sj {
 namespace {
 
-constexpr uint32_t kStepsAhead = 8;    // keep the device busy while the host enqueues launches and events
+constexpr uint32_t kLeadSteps = 8;    // keep the device busy while the host enqueues launches and events
 constexpr uint32_t kFloorEvents = 33;
 
 double median(std::vector<double> values) {
@@ -49,7 +49,7 @@ std::vector<OpTiming> profile_plan(const Driver& drv, Executor& executor, const 
   executor.guarded("profile", [&] {
     const double floor_us = event_floor_us(drv, stream);
     for (uint32_t repeat = 0; repeat < std::max(n_repeats, 1u); ++repeat) {
-      for (uint32_t i = 0; i < kStepsAhead; ++i) {
+      for (uint32_t i = 0; i < kLeadSteps; ++i) {
         prepare();
         executor.run(plan);
       }

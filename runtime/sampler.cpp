@@ -56,7 +56,7 @@ void for_each_above(std::span<const float> row, const Threshold& threshold, cons
 }
 
 /// Index of the largest, the lowest of equals.
-size_t argmax(std::span<const float> row) {
+size_t find_largest(std::span<const float> row) {
   size_t best = 0;
   for_each_above(row, [&] { return row[best]; }, [&](size_t i) { best = i; });
   return best;
@@ -199,7 +199,7 @@ Sampler::Candidates Sampler::filter(const Candidates& c, float least, TokenId la
 /// The last candidate of the shortest prefix, in the candidates' order, that holds `fraction` of the weight
 /// e^(scale * logit). Instead of sorting, candidates are counted in bins; only the bin that the target falls into is sorted.
 Sampler::Candidate Sampler::find_border(const Candidates& c, float scale, double fraction) {
-  const float top = c.logits[argmax(c.logits)];
+  const float top = c.logits[find_largest(c.logits)];
   const Bins bins = count_in_bins(c.logits, top, scale);
   const double target = fraction * bins.total;
   size_t bin = 0;
@@ -268,7 +268,7 @@ TokenId Sampler::sample(std::span<const float> logits) {
   logits = penalise(logits);
   check_logits(logits);
   const SamplerOptions& o = options_;
-  if (o.temperature <= 0.0f || o.top_k == 1) return static_cast<TokenId>(argmax(logits));
+  if (o.temperature <= 0.0f || o.top_k == 1) return static_cast<TokenId>(find_largest(logits));
 
   Candidates c{logits, {}};
   if (o.top_k > 0 && static_cast<size_t>(o.top_k) < logits.size()) {
@@ -287,7 +287,7 @@ TokenId Sampler::sample(std::span<const float> logits) {
   }
   if (o.min_p > 0.0f) {
     Kept& free = kept_[c.logits.data() == kept_[0].logits.data() ? 1 : 0];
-    c = filter(c, c.logits[argmax(c.logits)] + std::log(o.min_p), kLastId, free);
+    c = filter(c, c.logits[find_largest(c.logits)] + std::log(o.min_p), kLastId, free);
   }
   if (c.logits.size() == 1) return c.id(0);   // the generator is not used
   const double u = std::ldexp(static_cast<double>((uint64_t{rng_() >> 5} << 26) | (rng_() >> 6)), -53);   // [0, 1)

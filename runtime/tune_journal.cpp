@@ -48,7 +48,7 @@ TuneFigures from_json(const Json& j) {
 std::optional<TuneFigures> parse_line(std::string_view line) {
   try {
     return from_json(Json::parse(line));
-  } catch (const nlohmann::json::exception&) {
+  } catch (const Json::exception&) {
     return std::nullopt;
   }
 }

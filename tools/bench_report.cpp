@@ -144,8 +144,6 @@ OpSums sum_ops(std::span<const OpRow> rows) {
   return sums;
 }
 
-double percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
-
 nlohmann::ordered_json json_ops(const BenchSetting& setting, const BenchRow& row, double step_us) {
   const bool is_traced = are_traced(row.ops);
   nlohmann::ordered_json list = nlohmann::ordered_json::array();

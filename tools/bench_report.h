@@ -37,6 +37,9 @@ struct BenchRow {
 /// Middle value, the mean of the two middle ones for an even count; 0 for none.
 double median(std::span<const double> samples);
 
+/// 0 of nothing.
+inline double percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
+
 /// `format` is md, json or csv. The text ends with a newline; a row's rate is the median, its spread min and max.
 std::string format_rows(const BenchSetting& setting, std::span<const BenchRow> rows, std::string_view format);
 

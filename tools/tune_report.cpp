@@ -6,11 +6,10 @@
 #include <fmt/format.h>
 
 #include "jit/tuning.h"
+#include "tools/bench_report.h"
 
 namespace sj {
 namespace {
-
-double percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
 
 /// "kWarps=16": what differs from the default.
 std::string changed_text(const TuneValues& values, const TuneValues& defaults) {
