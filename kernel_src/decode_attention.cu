@@ -394,16 +394,21 @@ extern "C" __global__ void __launch_bounds__(kThreads, kIsKvQ8 ? 1 : 0) __cluste
   HeadVec q_norm = load_norm(args.q_norm), k_norm = load_norm(args.k_norm);
   compute_here(q_norm), compute_here(k_norm);
   __syncwarp();  // the barriers are initialised
+  // Where all blocks together ask for much, most warps do so behind q, which would wait for all that is on its way before it.
+  const bool asks_early = warp_idx() < kEarlyWarps;
+  const auto request_first = [&] {
 #pragma unroll 1
-  for (uint32_t i = 0; i < min_u32(kSlots, slices.n); ++i) request(args, slices, pages, i, kv, position, own[i], &arrived[i]);
+    for (uint32_t i = 0; i < min_u32(kSlots, slices.n); ++i) request(args, slices, pages, i, kv, position, own[i], &arrived[i]);
+  };
+  if (asks_early) request_first();
   // The warp that has the new token's slice appends it.
   const bool owns_new = slices.n != 0 && slices.first + (slices.n - 1) * kTakers == slices.last;
   const size_t cache_row = ((new_page * kHeadsKv + kv) * kPageTokens + position % kPageTokens) * kHeadDim;
   for (uint32_t i = threadIdx.x; kGroupHeads < 8 && i < 16 * kHeadDim / 2; i += kThreads)
     reinterpret_cast<uint32_t*>(shared.q)[i] = 0;
   if (kGroupHeads < 8) __syncthreads();  // absent heads are zero before the others are written
-  pdl_wait();
   pdl_trigger();
+  pdl_wait();
   // Everything is asked for before the first value is used.
   constexpr uint32_t kWarpHeads = ceil_div(kGroupHeads, kWarps);
   HeadVec new_k, new_v, q[kWarpHeads];
@@ -414,6 +419,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kIsKvQ8 ? 1 : 0) __cluste
     new_k = load_head(args.qkv + (kHeads + kv) * kHeadDim);
     new_v = load_head(args.qkv + (kHeads + kHeadsKv + kv) * kHeadDim);
   }
+  if (!asks_early) request_first();
 #pragma unroll
   for (uint32_t i = 0; i < kWarpHeads; ++i) {
     const uint32_t h = i * kWarps + warp_idx();

@@ -1,10 +1,11 @@
-// h = act(Wg x / rms) * (Wu x / rms), quantised. Dense, or for the experts that the router's logits choose; each block finds
+// h = act(Wg x / rms) * (Wu x / rms), quantised. Dense, or for the experts that the router's scores choose; each block finds
 // its expert itself.    x: NormedVec<kCols>    h: QuantVec<kUsed * kFf>    A block owns kHRows values of h: as many rows of
 // gate and of up. Dense weights are requested before the dependency wait.    spec: decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/activation.cuh"
 #include "device/decode.cuh"
+#include "device/router_scores.cuh"
 
 #include "args/decode_glu.h"
 
@@ -13,11 +14,11 @@ using namespace baked;
 
 constexpr uint32_t kThreads = kWarps * kWarpLanes, kUnits = kFf / kHRows, kTileRows = 2 * kHRows;
 constexpr uint32_t kArrivals = kTileRows / kArrivalRows;   // bulk copies, each with its own barrier
+constexpr uint32_t kFinishingWarps = ceil_div(kHRows, kWarpLanes);   // a thread a row
 static_assert(kFf % kHRows == 0 && kHRows % 16 == 0 && kHRows % kArrivalRows == 0 && kArrivals <= kWarpLanes && kHRows <= kThreads);
 
-using WeightTile = Tile<kCols, kTileRows, kWarps, false>;
+using WeightTile = Tile<kCols, kTileRows, kWarps, 0>;
 struct Shared {
-  NormedVec<kCols> x;
   uint64_t arrived[kArrivals];
   WeightTile tile;
 };
@@ -40,29 +41,28 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_glu(const Decod
     fence_mbarrier_init();
     for (uint32_t i = 0; i < kArrivals; ++i) mbarrier_arrive_expect_tx(&shared.arrived[i], kArrivalRows * kRowBytes);
   }
-  __syncwarp();  // the mbarriers are initialised for the first warp
+  __syncthreads();  // the mbarriers are initialised
   if (!kIsMoe && warp_idx() == 0) request(args, first, weights, shared);
   pdl_wait();
-  pdl_trigger();   // the next stage reads the router's logits before its own wait: they are complete
-  SharedLoad<NormedVec<kCols>, kThreads> x;
-  x.fetch(args.x);
-  if constexpr (kIsMoe) {
-    if (warp_idx() == 0) {
-      TopExperts<kExperts, kUsed> experts;
-      experts.fetch(args.logits);
-      experts.find(slot + 1);
-      const uint32_t expert = __shfl_sync(kAllLanes, experts.id(), slot);
-      request(args, static_cast<size_t>(expert) * kFf + first, weights, shared);
-    }
+  pdl_trigger();   // the next stage reads the router's scores before its own wait: they are complete
+  TopExperts<kExperts, kUsed> experts;
+  if (kIsMoe && warp_idx() == 0) experts.fetch(args.scores);
+  WarpInput<kCols, WeightTile::kLoops> x;
+  x.fetch(args.x, WeightTile::first_chunk_of);   // a NormedVec begins with a QuantVec
+  InverseRms<kCols> rms;
+  if (warp_idx() < kFinishingWarps) rms.fetch(static_cast<const NormedVec<kCols>*>(args.x));
+  if (kIsMoe && warp_idx() == 0) {
+    experts.find(slot + 1);
+    const uint32_t expert = __shfl_sync(kAllLanes, experts.id(), slot);
+    request(args, static_cast<size_t>(expert) * kFf + first, weights, shared);
   }
-  x.store(shared.x);
-  __syncthreads();  // x is complete, the mbarriers are initialised
-  const float factor = inverse_rms<kCols>(shared.x, kEps);
+  x.store(args.x, WeightTile::first_chunk_of, shared.tile.input[warp_idx()]);
+  const float factor = warp_idx() < kFinishingWarps ? rms.factor(kEps) : 0.0f;
   WeightTile::Early none;
-  shared.tile.template multiply<kType, kRowBytes>(weights, shared.x.q, none,
+  shared.tile.template multiply<kType, kRowBytes>(weights, none,
                                                   [&](uint32_t row) { mbarrier_wait(&shared.arrived[row / kArrivalRows], 0); });
   __syncthreads();  // every warp's partial sums are in shared memory
-  if (warp_idx() < ceil_div(kHRows, kWarpLanes)) {
+  if (warp_idx() < kFinishingWarps) {
     const bool live = threadIdx.x < kHRows;
     float h = 0.0f;
     if (live) h = activate<kActivation>(shared.tile.row(threadIdx.x) * factor) * (shared.tile.row(kHRows + threadIdx.x) * factor);

@@ -1,9 +1,10 @@
-// logits = Wr RMSNorm(x) in f32. The norm's weights are multiplied into the rows before the dependency wait; behind it one
-// reduction gives the products and the sum of squares.    x: [kCols] f32    kBlockRows experts a block    spec:
+// The router's scores Wr (x * norm), where the stage that finished x did not add them up itself (decode_gemv.cu). The norm's
+// weights are multiplied into the rows before the dependency wait.    x: [kCols] f32    kBlockRows experts a block    spec:
 // decode_stages_spec.cpp
 #include "sj_baked.h"
 
 #include "device/decode.cuh"
+#include "device/router_scores.cuh"
 
 #include "args/decode_router.h"
 
@@ -16,7 +17,7 @@ static_assert(kCols % 4 == 0 && kExperts % kBlockRows == 0);
 __device__ __forceinline__ float dot4(const float4& a, const float4& b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
 
 extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_router(const DecodeRouterArgs args) {
-  __shared__ float partial[kWarps][kBlockRows + 1];
+  __shared__ float partial[kWarps][kBlockRows];
   const uint32_t first_row = blockIdx.x * kBlockRows;
   float4 w[kBlockRows][kEach];
 #pragma unroll
@@ -32,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_router(const De
   }
   pdl_wait();
   pdl_trigger();
-  float sums[kBlockRows + 1] = {};
+  float sums[kBlockRows] = {};
 #pragma unroll
   for (uint32_t i = 0; i < kEach; ++i) {
     const uint32_t quad = i * kThreads + threadIdx.x;
@@ -41,21 +42,20 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_router(const De
       const uint4 bits = ld_cg_v4(args.x + 4 * quad);
       x = make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w));
     }
-    sums[kBlockRows] += dot4(x, x);
 #pragma unroll
     for (uint32_t r = 0; r < kBlockRows; ++r) sums[r] += dot4(x, w[r][i]);
   }
 #pragma unroll
-  for (uint32_t r = 0; r <= kBlockRows; ++r) {
+  for (uint32_t r = 0; r < kBlockRows; ++r) {
     const float sum = warp_sum(sums[r]);
     if (lane_idx() == 0) partial[warp_idx()][r] = sum;
   }
   __syncthreads();  // every warp's sums are in shared memory
   if (threadIdx.x < kBlockRows) {
-    float sum = 0.0f, squares = 0.0f;
+    float sum = 0.0f;
 #pragma unroll
-    for (uint32_t i = 0; i < kWarps; ++i) sum += partial[i][threadIdx.x], squares += partial[i][kBlockRows];
-    args.logits[first_row + threadIdx.x] = sum * rsqrtf(squares * (1.0f / kCols) + kEps);
+    for (uint32_t i = 0; i < kWarps; ++i) sum += partial[i][threadIdx.x];
+    args.scores[score_index(first_row + threadIdx.x)] = score_of(sum);
   }
 }
 

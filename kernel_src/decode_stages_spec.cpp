@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "kernel_src/args/decode_gemv.h"
+#include "kernel_src/args/router_scores.h"
 #include "kernel_src/kv_append_spec.h"
 #include "kernel_src/spec_rules.h"
 #include "kernel_src/tuned_spec.h"
@@ -53,8 +54,10 @@ void require_smem(const char* family, uint64_t dynamic_bytes, uint64_t static_by
                device.smem_per_block_bytes);
 }
 
-uint64_t tile_sum_bytes(uint32_t n_cols, uint32_t n_rows, uint32_t n_warps) {
-  return uint64_t{4} * std::min(ceil_div(n_cols, 256), n_warps) * n_rows;
+/// What a tile's warps hold: their slices of the input, and their sums.
+uint64_t tile_warp_bytes(uint32_t n_cols, uint32_t n_rows, uint32_t n_warps) {
+  const uint32_t n_slices = ceil_div(n_cols, 256), n_owners = std::min(n_slices, n_warps);
+  return quant_vec_bytes(256) * n_warps * ceil_div(n_slices, n_owners) + uint64_t{4} * n_owners * n_rows;
 }
 
 }  // namespace
@@ -62,14 +65,16 @@ uint64_t tile_sum_bytes(uint32_t n_cols, uint32_t n_rows, uint32_t n_warps) {
 uint64_t quant_vec_bytes(uint32_t dim) { return uint64_t{48} * (dim / 32); }
 uint64_t normed_vec_bytes(uint32_t dim) { return (quant_vec_bytes(dim) + uint64_t{4} * (dim / 16) + 15) / 16 * 16; }
 
+uint64_t router_score_bytes(uint32_t n_experts) { return sizeof(int64_t) * n_score_slots(n_experts); }
+
 namespace {
 
 std::string gemv_key(const DecodeGemvParams& p) {
   std::string matrices;
   for (const DecodeMatrix& m : p.matrices)
     matrices += fmt::format("{}{} {}x{}", matrices.empty() ? "" : " + ", dtype_name(m.dtype), m.n_rows, p.n_cols);
-  return fmt::format("decode_gemv: {}{}{}{}", matrices, p.is_normed ? ", normed" : "", p.finishes_rows ? ", finishing" : "",
-                     p.has_bias ? ", biased" : "");
+  return fmt::format("decode_gemv: {}{}{}{}{}", matrices, p.is_normed ? ", normed" : "", p.finishes_rows ? ", finishing" : "",
+                     p.has_bias ? ", biased" : "", p.n_experts == 0 ? "" : fmt::format(", scores of {} experts", p.n_experts));
 }
 
 KernelSpec build_gemv(const DecodeGemvParams& p, const DeviceInfo& device, TunePick& pick) {
@@ -89,7 +94,7 @@ KernelSpec build_gemv(const DecodeGemvParams& p, const DeviceInfo& device, TuneP
   const uint64_t x_bytes = p.is_normed ? normed_vec_bytes(p.n_cols) : quant_vec_bytes(p.n_cols);
   const uint32_t n_warps = pick("kWarps", {4, 8, 16}, p.finishes_rows ? n_slice_warps(p.n_cols) : 8);
   const auto fits = [&](uint32_t n) {
-    return n * max_row_bytes + x_bytes + tile_sum_bytes(p.n_cols, n, n_warps) + 1024 <= device.smem_per_block_bytes;
+    return n * max_row_bytes + tile_warp_bytes(p.n_cols, n, n_warps) + 1024 <= device.smem_per_block_bytes;
   };
   uint32_t tile_rows = kFinishRows;
   if (!p.finishes_rows) {
@@ -101,16 +106,23 @@ KernelSpec build_gemv(const DecodeGemvParams& p, const DeviceInfo& device, TuneP
   uint32_t n_blocks = 0;
   for (uint64_t n : rows) first_block.push_back(n_blocks), n_blocks += ceil_div(n, tile_rows);
   const uint64_t tile_bytes = tile_rows * max_row_bytes;
-  require_smem(kFamily, tile_bytes, x_bytes + tile_sum_bytes(p.n_cols, tile_rows, n_warps), device);
+  require_smem(kFamily, tile_bytes, tile_warp_bytes(p.n_cols, tile_rows, n_warps), device);
+  // Unpacking before the input is known takes 12 registers a chunk. Blocks of the stage behind have to find room beside this one's.
+  const uint32_t n_slices = ceil_div(p.n_cols, 256), n_owners = std::min(n_slices, n_warps);
+  const uint32_t n_chunks = ceil_div(n_slices, n_owners) * ceil_div(tile_rows, 4 * (n_warps / n_owners));
+  const uint32_t early_chunks = pick("kEarlyChunks", admissible({0, 1, 2, 3, 4, 5}, [&](uint32_t n) { return n <= n_chunks && (n != 0 || n_chunks > 1); }),
+                                     n_chunks > 5 ? 0 : p.finishes_rows ? n_chunks : std::min(3u, n_chunks));
   return {.source = "decode_gemv.cu", .entry = "sj_decode_gemv",
           .baked = {{"kCols", p.n_cols}, {"kMatrices", static_cast<int64_t>(types.size())}, array_baked("kMatrixTypes", types),
                     array_baked("kMatrixRowBytes", row_bytes), array_baked("kMatrixRows", rows),
                     array_baked("kMatrixFirstBlock", first_block), array_baked("kMatrixFirstOut", first_out),
                     {"kIsNormed", p.is_normed}, {"kFinishesRows", p.finishes_rows}, {"kHasBias", p.has_bias},
-                    {"kRowsOut", p.finishes_rows ? static_cast<int64_t>(n_rows) : 32}, {"kEps", p.eps}, {"kWarps", n_warps}, {"kTileRows", tile_rows}},
+                    {"kRowsOut", p.finishes_rows ? static_cast<int64_t>(n_rows) : 32}, {"kExperts", p.n_experts}, {"kEps", p.eps}, {"kWarps", n_warps}, {"kTileRows", tile_rows},
+                    {"kEarlyChunks", early_chunks}},
           .launch = {.grid = {n_blocks}, .block = {32 * n_warps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
-          .cost = {.bytes = static_cast<double>(n_weight_bytes) + static_cast<double>(x_bytes) + 4.0 * n_rows * (p.finishes_rows ? 3 : 1),
-                   .flops = 2.0 * n_rows * p.n_cols}};
+          .cost = {.bytes = static_cast<double>(n_weight_bytes) + static_cast<double>(x_bytes) + 4.0 * n_rows * (p.finishes_rows ? 3 : 1) +
+                            (p.finishes_rows ? 4.0 * p.n_experts * (n_rows + 2.0) : 8.0 * p.n_experts),
+                   .flops = 2.0 * n_rows * (p.n_cols + (p.finishes_rows ? p.n_experts : 0))}};
 }
 
 }  // namespace
@@ -120,6 +132,7 @@ KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device,
   require_rule(!p.matrices.empty() && p.matrices.size() <= kMaxDecodeMatrices, "{}: expected 1 to {} matrices, found {}", kFamily,
                kMaxDecodeMatrices, p.matrices.size());
   require_rule(!p.finishes_rows || p.matrices.size() == 1, "{}: one matrix finishes rows, not {}", kFamily, p.matrices.size());
+  require_rule(p.n_experts <= 512, "{}: expected up to 512 experts, found {}", kFamily, p.n_experts);
   return tuned_spec(tuning, gemv_key(p), [&](TunePick& pick) { return build_gemv(p, device, pick); });
 }
 
@@ -135,14 +148,14 @@ KernelSpec build_glu(const DecodeGluParams& p, const DeviceInfo& device, TunePic
   require_rule(p.n_used >= 1 && p.n_used <= 32 && (is_moe || p.n_used == 1), "{}: {} experts a token", kFamily, p.n_used);
   const uint32_t n_warps = pick("kWarps", {4, 8, 16}, 8);
   const uint32_t h_rows = pick("kHRows", admissible({16, 32, 48, 64}, [&](uint32_t n) {
-    return p.n_ff % n == 0 && 2 * n * row_bytes + normed_vec_bytes(p.n_cols) + tile_sum_bytes(p.n_cols, 2 * n, n_warps) + 1024 <=
+    return p.n_ff % n == 0 && 2 * n * row_bytes + tile_warp_bytes(p.n_cols, 2 * n, n_warps) + 1024 <=
                                   device.smem_per_block_bytes;
   }), 16);
   const uint32_t arrival_rows = pick("kArrivalRows", admissible({4, 8, 16, 32}, [&](uint32_t n) {
     return h_rows % n == 0 && 2 * h_rows / n <= 32;
   }), 16);
   const uint64_t tile_bytes = 2 * h_rows * row_bytes;
-  require_smem(kFamily, tile_bytes, normed_vec_bytes(p.n_cols) + tile_sum_bytes(p.n_cols, 2 * h_rows, n_warps), device);
+  require_smem(kFamily, tile_bytes, tile_warp_bytes(p.n_cols, 2 * h_rows, n_warps), device);
   const double n_rows = 2.0 * p.n_used * p.n_ff;
   return {.source = "decode_glu.cu", .entry = "sj_decode_glu",
           .baked = {{"kCols", p.n_cols}, {"kFf", p.n_ff}, {"kType", static_cast<uint32_t>(p.dtype)},
@@ -172,19 +185,15 @@ KernelSpec build_moe_down(const DecodeMoeDownParams& p, const DeviceInfo& device
   require_rule(p.n_used == 2 || p.n_used == 4 || p.n_used == 8, "{}: expected 2, 4 or 8 experts a token, found {}", kFamily, p.n_used);
   require_rule(p.n_rows != 0 && p.n_rows % 32 == 0, "{}: {} rows are not a positive multiple of 32", kFamily, p.n_rows);
   const uint64_t tile_bytes = p.n_used * kFinishRows * row_bytes;
-  // Unpacking before the input is known pays where it is cheap (nibbles stay in place) and the registers allow it.
-  const bool is_cheap = p.dtype == DType::kQ4_K || p.dtype == DType::kQ4_0 || p.dtype == DType::kQ4_1;
-  const uint32_t n_slices = ceil_div(p.n_ff, 256);
+  const auto static_bytes = [&](uint32_t n) { return quant_vec_bytes(256) * n * ceil_div(p.n_ff, 256) + 4 * kFinishRows * p.n_used; };
   const uint32_t n_warps = pick("kWarps", admissible({4, 8, 16, 32}, [&](uint32_t n) {
-    return n % p.n_used == 0 && 4 % (n / p.n_used) == 0;   // an expert's 16 rows are shared by 1, 2 or 4 warps
+    return n % p.n_used == 0 && 4 % (n / p.n_used) == 0 &&   // an expert's 16 rows are shared by 1, 2 or 4 warps
+           (n == 8 || tile_bytes + static_bytes(n) + 1024 <= device.smem_per_block_bytes);
   }), 8);
-  const uint32_t early_slices = pick("kEarlySlices", admissible({0, 1, 2, 3, 4}, [&](uint32_t n) { return n <= n_slices; }),
-                                     is_cheap && p.n_used == 8 ? std::min(2u, n_slices) : 0);
-  require_smem(kFamily, tile_bytes, quant_vec_bytes(p.n_used * p.n_ff) + 4 * kFinishRows * p.n_used, device);
+  require_smem(kFamily, tile_bytes, static_bytes(n_warps), device);
   return {.source = "decode_moe_down.cu", .entry = "sj_decode_moe_down",
           .baked = {{"kRows", p.n_rows}, {"kFf", p.n_ff}, {"kType", static_cast<uint32_t>(p.dtype)},
-                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kExperts", p.n_experts}, {"kUsed", p.n_used}, {"kWarps", n_warps},
-                    {"kEarlySlices", early_slices}},
+                    {"kRowBytes", static_cast<int64_t>(row_bytes)}, {"kExperts", p.n_experts}, {"kUsed", p.n_used}, {"kEps", p.eps}, {"kWarps", n_warps}},
           .launch = {.grid = {p.n_rows / kFinishRows}, .block = {32 * n_warps}, .dynamic_smem_bytes = static_cast<uint32_t>(tile_bytes)},
           .cost = {.bytes = static_cast<double>(p.n_used) * p.n_rows * row_bytes + quant_vec_bytes(p.n_used * p.n_ff) + 12.0 * p.n_rows,
                    .flops = 2.0 * p.n_used * p.n_rows * p.n_ff}};
@@ -208,9 +217,9 @@ KernelSpec decode_router_spec(const DecodeRouterParams& p, const Tuning& tuning)
     const uint32_t block_rows = pick("kBlockRows", admissible({1, 2, 4}, [&](uint32_t n) { return p.n_experts % n == 0; }),
                                      p.n_experts % 2 == 0 && p.n_experts >= 256 ? 2 : 1);
     return {.source = "decode_router.cu", .entry = "sj_decode_router",
-            .baked = {{"kCols", p.n_cols}, {"kExperts", p.n_experts}, {"kBlockRows", block_rows}, {"kEps", p.eps}, {"kWarps", n_warps}},
+            .baked = {{"kCols", p.n_cols}, {"kExperts", p.n_experts}, {"kBlockRows", block_rows}, {"kWarps", n_warps}},
             .launch = {.grid = {p.n_experts / block_rows}, .block = {32 * n_warps}},
-            .cost = {.bytes = 4.0 * p.n_experts * (p.n_cols + 1) + 8.0 * p.n_cols, .flops = 2.0 * p.n_experts * p.n_cols}};
+            .cost = {.bytes = 4.0 * p.n_experts * (p.n_cols + 2) + 8.0 * p.n_cols, .flops = 2.0 * p.n_experts * p.n_cols}};
   });
 }
 
@@ -265,6 +274,8 @@ KernelSpec decode_head_spec(const DecodeHeadParams& p, const DeviceInfo& device,
 namespace {
 
 constexpr uint32_t kSlotBytes = 96 * 1024;   // of a block; more leaves no room for the blocks of the stages around
+
+constexpr uint32_t kHiddenBytes = 4 << 20;   // of keys and values, asked for before q is
 
 /// How the slices of 16 tokens are shared out.
 struct AttentionSplit {
@@ -348,12 +359,16 @@ KernelSpec build_attention(const DecodeAttentionParams& p, const DeviceInfo& dev
   const uint32_t slot_bytes = is_q8 ? std::max(kSliceTokens * (p.head_dim + part_dims) + 2 * p.head_dim, 32 * (part_dims + 8))
                                     : 2 * kSliceTokens * (p.head_dim + part_dims);
   const AttentionSplit split = pick_split({n_slices, p.head_dim, slot_bytes, dim_parts, head_groups, is_q8}, device, pick);
+  // What is on its way when q is asked for delays it; a microsecond's worth of it is hidden.
+  const uint64_t n_blocks = uint64_t{split.cluster} * split.n_groups * head_groups;
+  const uint64_t first_bytes = std::min(n_blocks * split.n_warps * split.n_slots, uint64_t{n_slices} * head_groups) * slot_bytes;
+  const uint32_t early_warps = first_bytes > kHiddenBytes ? split.n_warps / 3 : split.n_warps;
   return {.source = "decode_attention.cu", .entry = "sj_decode_attention",
           .baked = {{"kHeads", p.n_head}, {"kHeadsKv", p.n_head_kv}, {"kHeadDim", p.head_dim}, {"kRot", p.n_rot},
                     {"kIsInterleaved", p.is_interleaved}, {"kHasQkNorm", p.has_qk_norm}, {"kEps", p.eps}, {"kScale", p.scale},
                     {"kMagnitude", p.magnitude}, {"kWindowTokens", p.window_tokens}, {"kPageTokens", kKvPageTokens},
                     {"kIsKvQ8", is_q8}, {"kWarps", split.n_warps}, {"kSlots", split.n_slots}, {"kDimParts", dim_parts}, {"kCluster", split.cluster},
-                    {"kGroups", split.n_groups}},
+                    {"kGroups", split.n_groups}, {"kEarlyWarps", early_warps}},
           .launch = {.grid = {split.cluster * split.n_groups, head_groups}, .block = {32 * split.n_warps},
                      .dynamic_smem_bytes = split.n_warps * split.n_slots * slot_bytes},
           .cost = {.bytes = 4.0 * (p.n_head + 2.0 * p.n_head_kv) * p.head_dim + quant_vec_bytes(p.n_head * p.head_dim), .flops = 0}};

@@ -17,6 +17,8 @@ namespace sj {
 /// Activation buffers between stages (device/weight_dot.cuh). `dim` is a multiple of 32.
 uint64_t quant_vec_bytes(uint32_t dim);
 uint64_t normed_vec_bytes(uint32_t dim);
+/// A router's scores (kernel_src/args/router_scores.h).
+uint64_t router_score_bytes(uint32_t n_experts);
 
 struct DecodeMatrix {
   DType dtype = DType::kQ4_K;
@@ -30,6 +32,8 @@ struct DecodeGemvParams {
   bool finishes_rows = false;           ///< adds the residual and writes the next stage's NormedVec; one matrix
   bool has_bias = false;
   float eps = 0;                        ///< of the norm behind x, with is_normed
+  uint32_t n_experts = 0;               ///< 0 or those of a router, to whose scores finished rows are added; a stage that
+                                        ///< finishes none sets the scores to zero
 };
 KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device, const Tuning& tuning = {});
 
@@ -45,12 +49,12 @@ KernelSpec decode_glu_spec(const DecodeGluParams& p, const DeviceInfo& device, c
 struct DecodeMoeDownParams {
   DType dtype = DType::kQ4_K;
   uint32_t n_rows = 0, n_ff = 0, n_experts = 0, n_used = 0;
+  float eps = 0;                        ///< of the norm before the router
 };
 KernelSpec decode_moe_down_spec(const DecodeMoeDownParams& p, const DeviceInfo& device, const Tuning& tuning = {});
 
 struct DecodeRouterParams {
   uint32_t n_cols = 0, n_experts = 0;
-  float eps = 0;
 };
 KernelSpec decode_router_spec(const DecodeRouterParams& p, const Tuning& tuning = {});
 

@@ -9,9 +9,11 @@
 
 namespace sj {
 
-/// rms_norm, q, k, v [, q norm, k norm], rope, rope, kv_append, attention, output, residual -> qkv, attention, output
+/// rms_norm, q, k, v [, q norm, k norm], rope, rope, kv_append, attention, output, residual -> qkv, attention, output; the output
+/// stage also multiplies with the router of the experts behind it
 size_t fuse_decode_attention(LoweringContext& ctx, size_t op_idx);
-/// rms_norm, router, route, gate, up, glu, down, combine, residual -> router, gate/up, down
+/// rms_norm, router, route, gate, up, glu, down, combine, residual -> gate/up, down; the router before
+/// them, where the attention rule's output stage did not score its rows
 size_t fuse_decode_moe(LoweringContext& ctx, size_t op_idx);
 /// rms_norm, gate, up, glu, down, residual -> gate/up, down
 size_t fuse_decode_ffn(LoweringContext& ctx, size_t op_idx);

@@ -58,6 +58,7 @@ enum class ValueForm : uint8_t {
   kI32,
   kQuantVec,   ///< int8 groups, device/weight_dot.cuh; quant_vec_bytes() of its length
   kNormedVec,  ///< a QuantVec and sums of squares; normed_vec_bytes() of its length
+  kScores,     ///< 64-bit integers in units of 2^-32, device/router_scores.cuh
 };
 
 /// An activation or scratch buffer of one step. Its content is undefined when the step begins.

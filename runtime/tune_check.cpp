@@ -43,6 +43,12 @@ float float_at(std::span<const std::byte> bytes, uint64_t idx) {
   return value;
 }
 
+double score_at(std::span<const std::byte> bytes, uint64_t idx) {
+  int64_t units = 0;
+  std::memcpy(&units, bytes.data() + 8 * idx, 8);
+  return static_cast<double>(units) / 4294967296.0;
+}
+
 float half_at(std::span<const std::byte> bytes, uint64_t idx) {
   uint16_t bits = 0;
   std::memcpy(&bits, bytes.data() + 2 * idx, 2);
@@ -109,6 +115,11 @@ std::string compare_values(ValueForm form, std::span<const std::byte> expected, 
     case ValueForm::kF32: {
       Numbers values;
       for (uint64_t i = 0; i < expected.size() / 4; ++i) values.add(float_at(expected, i), float_at(found, i));
+      return compare_numbers(values, kFloatMean, kFloatMost);
+    }
+    case ValueForm::kScores: {
+      Numbers values;
+      for (uint64_t i = 0; i < expected.size() / 8; ++i) values.add(score_at(expected, i), score_at(found, i));
       return compare_numbers(values, kFloatMean, kFloatMost);
     }
     case ValueForm::kQuantVec: return compare_quants(expected, found, expected.size() / 48);

@@ -17,6 +17,9 @@ struct DecodeGemvArgs {
   float* y;                                     ///< [sum of rows] f32
   const float* next_norm;                       ///< kFinishesRows: [kRowsOut] f32, weight of the next RMSNorm
   void* next;                                   ///< kFinishesRows: NormedVec<kRowsOut>
+  const uint8_t* router;                        ///< kExperts > 0: f32 row records [kExperts] of kRowsOut
+  int64_t* scores;                              ///< of kExperts (args/router_scores.h): kFinishesRows: the products are added;
+                                                ///< else they are set to zero, for a later stage to add to
 };
 
 }  // namespace sj

@@ -11,7 +11,7 @@ struct DecodeGluArgs {
   const uint8_t* gate;    ///< row records [n_experts][kFf] of kCols
   const uint8_t* up;      ///< row records, same shape
   const void* x;          ///< NormedVec<kCols>
-  const float* logits;    ///< [kExperts] f32 of the router; unused without experts
+  const int64_t* scores;  ///< of the router (args/router_scores.h); unused without experts
   void* h;                ///< QuantVec<kUsed * kFf>
 };
 

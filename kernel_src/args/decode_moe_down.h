@@ -9,7 +9,8 @@ namespace sj {
 
 struct DecodeMoeDownArgs {
   const uint8_t* weights;   ///< row records [kExperts][kRows] of kFf
-  const float* logits;      ///< [kExperts] f32 of the router
+  const int64_t* scores;    ///< of the router (args/router_scores.h)
+  const void* x;            ///< NormedVec<kRows>, what the router's norm reads
   const void* h;            ///< QuantVec<kUsed * kFf>
   const float* residual;    ///< [kRows] f32
   float* y;                 ///< [kRows] f32

@@ -11,7 +11,7 @@ struct DecodeRouterArgs {
   const uint8_t* weights;   ///< f32 row records [kExperts] of kCols
   const float* norm;        ///< [kCols] f32
   const float* x;           ///< [kCols] f32, the residual stream
-  float* logits;            ///< [kExperts] f32
+  int64_t* scores;          ///< of kExperts (args/router_scores.h)
 };
 
 }  // namespace sj

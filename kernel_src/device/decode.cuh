@@ -1,7 +1,7 @@
-// What the decode stages share: input vectors on their way into shared memory, tiles of weight rows, finished rows on their
-// way to the next stage, and the choice of experts.
-// A stage waits for the one before (pdl_wait) and only then lets the one behind start (pdl_trigger): earlier, its blocks would
-// take room from the waiting stage's and leave the SMs unevenly filled, which costs more than their head start gains.
+// What the decode stages share: input vectors on their way to the lanes, tiles of weight rows, finished rows on their way to the
+// next stage.
+// A stage lets the one behind start (pdl_trigger) before it waits itself (pdl_wait), when that one has much to fetch ahead; behind
+// its wait, when that one reads ahead what an earlier stage wrote; at its end, when that one can fetch nothing ahead.
 #pragma once
 
 #include "device/ptx.cuh"
@@ -57,6 +57,67 @@ __device__ __forceinline__ float inverse_rms(const NormedVec<kDim>& x, float eps
   }
   return rsqrtf(warp_sum(sum) * (1.0f / kDim) + eps);
 }
+
+/// The same for a warp that reads nothing else of x: it asks for the sums in global memory, and reduces them later.
+template <uint32_t kDim>
+struct InverseRms {
+  static constexpr uint32_t kQuads = kDim / 64, kEach = ceil_div(kQuads, kWarpLanes);   // kDim is a multiple of 32: two sums may be left
+  float4 sums[max_u32(kEach, 1)];
+  float rest;
+
+  __device__ __forceinline__ void fetch(const NormedVec<kDim>* x) {
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; ++i) {
+      const uint32_t quad = i * kWarpLanes + lane_idx();
+      sums[i] = make_float4(0, 0, 0, 0);
+      if (kQuads % kWarpLanes != 0 && quad >= kQuads) continue;
+      const uint4 v = ld_cg_v4(x->square_sums + 4 * quad);
+      sums[i] = make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+    }
+    rest = kDim % 64 != 0 && lane_idx() < 2 ? load_float(x->square_sums + 4 * kQuads + lane_idx()) : 0.0f;
+  }
+  __device__ __forceinline__ float factor(float eps) const {
+    float sum = rest;
+#pragma unroll
+    for (uint32_t i = 0; i < kEach; ++i) sum += (sums[i].x + sums[i].y) + (sums[i].z + sums[i].w);
+    return rsqrtf(warp_sum(sum) * (1.0f / kDim) + eps);
+  }
+};
+
+/// The slices of 256 values of a stage's input that one warp multiplies, on their way from global memory through registers into
+/// shared memory of its own: no barrier of the block is on the way. chunk_of(i): first chunk of the warp's i-th slice.
+template <uint32_t kDim, uint32_t kEach>
+struct WarpInput {
+  static constexpr uint32_t kChunks = kDim / 32, kHeld = min_u32(kEach, 8);
+  uint4 piece[kHeld];   // lanes 0..7 of a slice's `lo`, 8..15 of `hi`, 16..23 of `meta`
+
+  template <class ChunkOf>
+  __device__ __forceinline__ void fetch(const void* x, ChunkOf&& chunk_of) {
+    load(x, 0, chunk_of);
+  }
+  template <class ChunkOf>
+  __device__ __forceinline__ void store(const void* x, ChunkOf&& chunk_of, QuantVec<256>* to) {
+#pragma unroll
+    for (uint32_t first = 0; first < kEach; first += kHeld) {
+      if (first != 0) load(x, first, chunk_of);
+#pragma unroll
+      for (uint32_t i = 0; i < kHeld; ++i)
+        if (first + i < kEach && lane_idx() < 24) reinterpret_cast<uint4*>(to + first + i)[lane_idx()] = piece[i];
+    }
+    __syncwarp();  // the slices are complete
+  }
+
+ private:
+  template <class ChunkOf>
+  __device__ __forceinline__ void load(const void* x, uint32_t first, ChunkOf&& chunk_of) {
+#pragma unroll
+    for (uint32_t i = 0; i < kHeld; ++i) {
+      if (first + i >= kEach || lane_idx() >= 24) continue;
+      const uint32_t chunk = min_u32(chunk_of(first + i) + lane_idx() % 8, kChunks - 1);   // the last one where there are no more
+      piece[i] = ld_cg_v4(static_cast<const uint4*>(x) + lane_idx() / 8 * kChunks + chunk);
+    }
+  }
+};
 
 /// 16 neighbouring lanes hold a group of 16 values; value `idx` of the vector is this lane's. A whole warp calls it; lanes
 /// whose group is not `live` store nothing.
@@ -133,7 +194,7 @@ __device__ __forceinline__ float sum_of_8(float (&v)[kN]) {
 /// A tile of row records in shared memory times a vector. Warps split the columns in slices of 256 (and, where there are more
 /// warps than slices, the rows in parts); a warp's lanes are 4 rows x 8 chunks, so that a lane keeps its activations in
 /// registers for all its rows.
-template <uint32_t kDim, uint32_t kRows, uint32_t kWarps, bool kMayUnpackEarly>
+template <uint32_t kDim, uint32_t kRows, uint32_t kWarps, uint32_t kMostEarly>
 struct Tile {
   static constexpr uint32_t kChunks = kDim / 32, kSlices = ceil_div(kChunks, 8);
   static constexpr uint32_t kOwners = min_u32(kSlices, kWarps);            // warps with different slices
@@ -142,18 +203,18 @@ struct Tile {
   static constexpr uint32_t kPasses = ceil_div(kRows, 4 * kParts);         // a warp's rows, 4 at a time
   static constexpr uint32_t kSums = kPasses <= 2 ? kPasses : kPasses <= 4 ? 4 : round_up(kPasses, 8);
   static constexpr bool kAllLive = kChunks % 8 == 0 && kSlices % kOwners == 0;
-  /// Unpacking everything before the input is known takes 12 registers a chunk.
-  static constexpr bool kUnpacksEarly = kMayUnpackEarly && kLoops * kPasses <= 5;
+  /// Chunks of a lane that are unpacked before the input is known: each takes 12 registers.
+  static constexpr uint32_t kEarly = min_u32(kMostEarly, kLoops * kPasses);
 
+  QuantVec<256> input[kWarps][kLoops];
   float partial[kOwners][kRows];
 
   struct Early {
-    WeightChunk w[kUnpacksEarly ? kLoops * kPasses : 1];
+    WeightChunk w[max_u32(kEarly, 1)];
   };
 
-  static __device__ __forceinline__ uint32_t chunk_of(uint32_t loop) {
-    return (warp_idx() % kOwners + loop * kOwners) * 8 + lane_idx() % 8;
-  }
+  static __device__ __forceinline__ uint32_t first_chunk_of(uint32_t loop) { return (warp_idx() % kOwners + loop * kOwners) * 8; }
+  static __device__ __forceinline__ uint32_t chunk_of(uint32_t loop) { return first_chunk_of(loop) + lane_idx() % 8; }
   static __device__ __forceinline__ uint32_t row_of(uint32_t pass) {
     return (min_u32(warp_idx() / kOwners, kParts - 1) * kPasses + pass) * 4 + lane_idx() / 8;
   }
@@ -161,37 +222,27 @@ struct Tile {
   /// The tile has arrived.
   template <uint32_t kType, uint32_t kStride>
   __device__ __forceinline__ void unpack(const uint8_t* tile, Early& early) const {
-    if constexpr (kUnpacksEarly) {
 #pragma unroll
-      for (uint32_t l = 0; l < kLoops; ++l) {
-#pragma unroll
-        for (uint32_t p = 0; p < kPasses; ++p) {
-          WeightChunk& w = early.w[l * kPasses + p];
-          const uint32_t chunk = kAllLive ? chunk_of(l) : min_u32(chunk_of(l), kChunks - 1);
-          w = weight_chunk<kType, kDim>(tile + min_u32(row_of(p), kRows - 1) * kStride, chunk);
-          compute_here(w);
-        }
-      }
+    for (uint32_t i = 0; i < kEarly; ++i) {
+      early.w[i] = unpacked<kType, kStride>(tile, i / kPasses, i % kPasses);
+      compute_here(early.w[i]);
     }
   }
-  /// `ready(row)` returns once that row of the tile has arrived. Afterwards, behind a barrier, row() has the results.
+  /// The warp's slices are in `input`. `ready(row)` returns once that row of the tile has arrived. Afterwards, behind a barrier,
+  /// row() has the results.
   template <uint32_t kType, uint32_t kStride, class Ready>
-  __device__ __forceinline__ void multiply(const uint8_t* tile, const QuantVec<kDim>& x, const Early& early, Ready&& ready) {
+  __device__ __forceinline__ void multiply(const uint8_t* tile, const Early& early, Ready&& ready) {
     float sums[kSums] = {};
 #pragma unroll
     for (uint32_t l = 0; l < kLoops; ++l) {
-      const uint32_t chunk = chunk_of(l);
-      const bool live = kAllLive || chunk < kChunks;
-      const ActChunk act = x.chunk(live ? chunk : 0);
+      const bool live = kAllLive || chunk_of(l) < kChunks;
+      const ActChunk act = input[warp_idx()][l].chunk(lane_idx() % 8);
 #pragma unroll
       for (uint32_t p = 0; p < kPasses; ++p) {
-        if constexpr (kUnpacksEarly) {
-          if (live) sums[p] += dot<kType>(early.w[l * kPasses + p], act);
-        } else {
-          const uint32_t row = min_u32(row_of(p), kRows - 1);
-          ready(row);
-          if (live) sums[p] += dot<kType>(weight_chunk<kType, kDim>(tile + row * kStride, chunk), act);
-        }
+        const uint32_t i = l * kPasses + p;
+        if (i >= kEarly) ready(min_u32(row_of(p), kRows - 1));
+        const float product = i < kEarly ? dot<kType>(early.w[i < kEarly ? i : 0], act) : dot<kType>(unpacked<kType, kStride>(tile, l, p), act);
+        if (live) sums[p] += product;
       }
     }
     constexpr uint32_t kSet = min_u32(kSums, 8), kShare = 8 / kSet;
@@ -212,59 +263,12 @@ struct Tile {
     for (uint32_t o = 0; o < kOwners; ++o) sum += partial[o][r];
     return sum;
   }
-};
 
-/// The kUsed largest of kExperts logits in descending order; each warp finds them for itself. Logits that agree in the upper
-/// bits of their float (the lowest kIdBits are left out: a relative difference under 2^-14) count as ties: lower id first.
-template <uint32_t kExperts, uint32_t kUsed>
-struct TopExperts {
-  static_assert(kExperts % 128 == 0 && kExperts <= 512 && kUsed <= kWarpLanes);
-  static constexpr uint32_t kEach = kExperts / kWarpLanes, kIdMask = kExperts <= 128 ? 127 : kExperts <= 256 ? 255 : 511;
-  float logit[kEach];
-  uint32_t found = 0;   ///< lane r: key of rank r
-
-  __device__ __forceinline__ void fetch(const float* logits) {
-#pragma unroll
-    for (uint32_t i = 0; i < kEach; i += 4) {
-      const uint4 v = ld_cg_v4(logits + i * kWarpLanes + 4 * lane_idx());
-      logit[i] = __uint_as_float(v.x), logit[i + 1] = __uint_as_float(v.y);
-      logit[i + 2] = __uint_as_float(v.z), logit[i + 3] = __uint_as_float(v.w);
-    }
-  }
-  /// Finds ranks 0 .. n_ranks - 1.
-  __device__ __forceinline__ void find(uint32_t n_ranks) {
-    uint32_t key[kEach];
-#pragma unroll
-    for (uint32_t i = 0; i < kEach; ++i) {
-      const uint32_t bits = logit[i] == logit[i] ? __float_as_uint(logit[i]) : 0xFF7FFFFFu;   // NaN ranks as the least float
-      const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-      const uint32_t id = i / 4 * 128 + lane_idx() * 4 + i % 4;
-      key[i] = (ordered & ~kIdMask) | (kIdMask - id);
-    }
-#pragma unroll 1
-    for (uint32_t r = 0; r < n_ranks; ++r) {
-      uint32_t best = key[0];
-#pragma unroll
-      for (uint32_t i = 1; i < kEach; ++i) best = max_u32(best, key[i]);
-      best = __reduce_max_sync(kAllLanes, best);
-#pragma unroll
-      for (uint32_t i = 0; i < kEach; ++i) key[i] = key[i] == best ? 0 : key[i];
-      if (lane_idx() == r) found = best;
-    }
-  }
-  /// Lane r: the id of rank r.
-  __device__ __forceinline__ uint32_t id() const { return kIdMask - (found & kIdMask); }
-  /// Lane r < kUsed: the softmax over the kUsed found. All ranks must have been found.
-  __device__ __forceinline__ float weight() const {
-    float mine = 0.0f;
-#pragma unroll
-    for (uint32_t i = 0; i < kEach; ++i) {
-      const float v = __shfl_sync(kAllLanes, logit[i], id() / 4 % kWarpLanes);
-      if (id() / 128 * 4 + id() % 4 == i) mine = v;
-    }
-    const float top = __shfl_sync(kAllLanes, mine, 0);
-    const float e = lane_idx() < kUsed ? __expf(mine - top) : 0.0f;
-    return e / warp_sum(e);
+ private:
+  template <uint32_t kType, uint32_t kStride>
+  static __device__ __forceinline__ WeightChunk unpacked(const uint8_t* tile, uint32_t loop, uint32_t pass) {
+    const uint32_t chunk = kAllLive ? chunk_of(loop) : min_u32(chunk_of(loop), kChunks - 1);
+    return weight_chunk<kType, kDim>(tile + min_u32(row_of(pass), kRows - 1) * kStride, chunk);
   }
 };
 

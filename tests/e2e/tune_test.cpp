@@ -105,7 +105,7 @@ TEST_F(Tune, SweepsRecordsReportsAndIsNotRepeated) {
     EXPECT_EQ(r.device, "NVIDIA GeForce RTX 5090");
     EXPECT_EQ(r.arch, "sm_120f");
     EXPECT_EQ(r.driver, "13.0");
-    EXPECT_EQ(r.default_values, (TuneValues{{"kWarps", 8}}));
+    EXPECT_EQ(r.default_values, (TuneValues{{"kEarlyChunks", 1}, {"kWarps", 8}}));
     EXPECT_GE(r.n_candidates, 3u);
     n_candidates += r.n_candidates;
     EXPECT_EQ(r.context, "tiny, 20 tokens");
@@ -138,8 +138,8 @@ TEST_F(Tune, SweepsRecordsReportsAndIsNotRepeated) {
 
 TEST_F(Tune, AWrongCandidateIsCaughtNamedAndNeverWins) {
   // With 4 warps one row is 2 % too large; with 16 nothing is written.
-  const std::string dir = changed_kernels("if (warp_idx() == 0)\n      finish_rows<kRowsOut>(finishes ? shared.tile.row(threadIdx.x) * factor",
-                                          "if (warp_idx() == 0 && kWarps != 16)\n      finish_rows<kRowsOut>(finishes ? shared.tile.row(threadIdx.x) * "
+  const std::string dir = changed_kernels("if (threadIdx.x < n_rows) y = shared.tile.row(threadIdx.x) * factor",
+                                          "if (kWarps == 16) return;\n    if (threadIdx.x < n_rows) y = shared.tile.row(threadIdx.x) * "
                                           "(kWarps == 4 && threadIdx.x == 5 ? 1.02f : 1.0f) * factor");
   const Outcome outcome = tune({"--kernel-dir", dir, "--kernels", "*x128, finishing", "--report", path("report.html")});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
@@ -160,9 +160,9 @@ TEST_F(Tune, AWrongCandidateIsCaughtNamedAndNeverWins) {
 }
 
 TEST_F(Tune, ACandidateThatWritesElsewhereIsCaught) {
-  const std::string dir = changed_kernels("    if (warp_idx() == 0)\n      finish_rows",
+  const std::string dir = changed_kernels("    if (warp_idx() == 0) finish_rows",
                                           "    if (kWarps == 4 && threadIdx.x == 0 && blockIdx.x == 0) args.y[kRowsOut + 3] = 1.0f;\n"
-                                          "    if (warp_idx() == 0)\n      finish_rows");
+                                          "    if (warp_idx() == 0) finish_rows");
   const Outcome outcome = tune({"--kernel-dir", dir, "--kernels", "*x128, finishing"});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_TRUE(has(outcome.err, "kWarps=4 computes something else and is out")) << outcome.err;
@@ -173,7 +173,7 @@ TEST_F(Tune, ACandidateThatWritesElsewhereIsCaught) {
 TEST_F(Tune, ACandidateThatEndsTheDeviceIsNamedAndNotTriedAgain) {
   // The checks look at the stream while a launch runs: two launches of the default, twice each, then those of the first candidate.
   const Outcome first = tune({}, {.environment = {{"SOFTCUDA_FAULT", "cuStreamQuery:5:700"}}});
-  EXPECT_TRUE(fails(first, kCuda, {"CUDA_ERROR_ILLEGAL_ADDRESS", "candidate kWarps=", "finishing"}));
+  EXPECT_TRUE(fails(first, kCuda, {"CUDA_ERROR_ILLEGAL_ADDRESS", "candidate kEarlyChunks=1 kWarps=", "finishing"}));
   const std::vector<TuneFigures> failed = read_figures(journal_path(db_path()));
   ASSERT_EQ(failed.size(), 1u);
   EXPECT_EQ(failed[0].verdict, TuneVerdict::kFailed);

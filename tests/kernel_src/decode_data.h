@@ -11,6 +11,7 @@
 #include "jit/compiler.h"
 #include "jit/cubin.h"
 #include "jit/nvrtc.h"
+#include "kernel_src/args/router_scores.h"
 #include "kernel_src/decode_stages_spec.h"
 #include "tests/kernel_src/kernel_data.h"
 #include "tests/support/kernel_runner.h"
@@ -30,6 +31,18 @@ void with_extreme_tunings(const KernelSpec& spec, Check&& check) {
   for (const Tunable& tunable : spec.tunables)
     for (const int64_t choice : {tunable.choices.front(), tunable.choices.back()})
       if (choice != tune_values(spec).at(tunable.name)) check(Tuning{.chosen = {{spec.tune_key, {{tunable.name, choice}}}}, .is_strict = true});
+}
+
+/// Router scores as the stages hand them on: integers in units of 2^-32 (kernel_src/args/router_scores.h), and back.
+inline std::vector<int64_t> score_units(const std::vector<float>& scores) {
+  std::vector<int64_t> units(n_score_slots(uint32_t(scores.size())));
+  for (std::size_t e = 0; e < scores.size(); ++e) units[score_index(uint32_t(e))] = int64_t(std::llround(double(scores[e]) * 4294967296.0));
+  return units;
+}
+inline std::vector<float> score_values(const std::vector<int64_t>& units, uint32_t n_experts) {
+  std::vector<float> scores;
+  for (uint32_t e = 0; e < n_experts; ++e) scores.push_back(float(double(units[score_index(e)]) / 4294967296.0));
+  return scores;
 }
 
 /// A QuantVec's bytes, and the values they stand for.

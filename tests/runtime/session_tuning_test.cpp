@@ -14,7 +14,7 @@
 namespace sj {
 namespace {
 
-constexpr const char* kQkv = "decode_gemv: Q4_K 4096x2048 + Q4_K 512x2048 + Q6_K 512x2048, normed";
+constexpr const char* kQkv = "decode_gemv: Q4_K 4096x2048 + Q4_K 512x2048 + Q6_K 512x2048, normed, scores of 128 experts";
 
 DeviceInfo rtx5090() { return require_device_profile("rtx5090"); }
 
@@ -43,7 +43,7 @@ TEST(SessionTuning, TunedValuesReachTheStepAndItsDump) {
   EXPECT_EQ(tune_values(*qkv).at("kTileRows"), 8);
   EXPECT_EQ(qkv->launch.grid.x, 4096u / 8 + 2 * 512 / 8);
   const std::string text = dump(steps[0]);
-  EXPECT_NE(text.find(" tuned: kTileRows=8 kWarps=8"), std::string::npos) << text;
+  EXPECT_NE(text.find(" tuned: kEarlyChunks=2 kTileRows=8 kWarps=8"), std::string::npos) << text;
   EXPECT_EQ(text.find(" tuned: "), text.rfind(" tuned: ")) << "one kernel is tuned";
 }
 

@@ -499,6 +499,10 @@ static inline unsigned soft_to_uint(float v) {
   return v != v || v <= 0.0f ? 0u : v >= 4294967296.0f ? 0xffffffffu : static_cast<unsigned>(v);
 }
 static inline int __float2int_rn(float v) { return soft_to_int(rintf(v)); }
+static inline long long __float2ll_rn(float v) {   // saturates, NaN becomes the least, as cvt.rni.s64.f32
+  if (!(v >= -9223372036854775808.0f)) return -9223372036854775807LL - 1;
+  return v >= 9223372036854775808.0f ? 9223372036854775807LL : static_cast<long long>(rintf(v));
+}
 static inline int __float2int_rz(float v) { return soft_to_int(truncf(v)); }
 static inline int __float2int_rd(float v) { return soft_to_int(floorf(v)); }
 static inline int __float2int_ru(float v) { return soft_to_int(ceilf(v)); }
