@@ -11,7 +11,7 @@
 #include "softgpu/soft_config.h"
 #include "softgpu/soft_memory.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(SOFT_ASAN)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -27,8 +27,10 @@ constexpr uint64_t kGuardBytes = 4096;
 constexpr uint32_t kMaxThreads = 1024;
 constexpr uint64_t kMaxIdlePolls = 20'000'000;  ///< polls without any progress: the block hangs
 
+bool is_same_text(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+
 bool same_place(const SoftPlace& a, const SoftPlace& b) {
-  return a.line == b.line && std::strcmp(a.call, b.call) == 0 && std::strcmp(a.file, b.file) == 0;
+  return a.line == b.line && is_same_text(a.call, b.call) && is_same_text(a.file, b.file);
 }
 
 std::string place_text(const SoftPlace& p) { return std::string(p.call) + " at " + p.file + "(" + std::to_string(p.line) + ")"; }
@@ -55,7 +57,7 @@ struct BlockRunner::Fiber {
   uint16_t sync;      ///< warp collectives it took part in
   uint32_t n_groups;  ///< groups of asynchronous copies closed so far
   std::vector<AsyncCopy> copies;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(SOFT_ASAN)
   void* fake_stack;
 #endif
 };
@@ -98,7 +100,7 @@ void BlockRunner::switch_to(Fiber& next) {
   Fiber* const me = current_;
   current_ = &next;
   *copy_->image->current = &next.thread;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(SOFT_ASAN)
   if (&next == main_) {
     __sanitizer_start_switch_fiber(&me->fake_stack, main_stack_, main_stack_bytes_);
   } else {
@@ -107,7 +109,7 @@ void BlockRunner::switch_to(Fiber& next) {
   }
 #endif
   const bc::transfer_t from = bc::jump_fcontext(next.context, me);
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(SOFT_ASAN)
   __sanitizer_finish_switch_fiber(me->fake_stack, nullptr, nullptr);
 #endif
   static_cast<Fiber*>(from.data)->context = from.fctx;
@@ -116,7 +118,7 @@ void BlockRunner::switch_to(Fiber& next) {
 void BlockRunner::fiber_main(bc::transfer_t from) {
   static_cast<Fiber*>(from.data)->context = from.fctx;
   BlockRunner& runner = *running_;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(SOFT_ASAN)
   const bool is_from_main = from.data == runner.main_;
   __sanitizer_finish_switch_fiber(nullptr, is_from_main ? &runner.main_stack_ : nullptr, is_from_main ? &runner.main_stack_bytes_ : nullptr);
 #endif
@@ -568,7 +570,7 @@ bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const SharedM
                   stacks_, kMaxThreads * kStackBytes};
   // What shared memory holds when a block starts is anything but zero.
   for (const SharedRange& range : shared.ranges) std::memset(reinterpret_cast<void*>(copy.base + range.offset), 0xA5, range.size_bytes);
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(SOFT_ASAN)
   __asan_unpoison_memory_region(image.dynamic_shared, kSoftDynamicBytes);
   __asan_poison_memory_region(image.dynamic_shared + job.dynamic_bytes, kSoftDynamicBytes - job.dynamic_bytes);
 #endif
@@ -585,10 +587,6 @@ bool BlockRunner::run(const LaunchJob& job, const ImageCopy& copy, const SharedM
   for (uint32_t i = 0; i < n_threads_; ++i) {
     Fiber& fiber = fibers_[i];
     fiber.thread = {i % job.block[0], i / job.block[0] % job.block[1], i / (job.block[0] * job.block[1]), i % 32};
-#if defined(__SANITIZE_ADDRESS__)
-    // Threads end without returning from their last frames, whose red zones stay behind.
-    __asan_unpoison_memory_region(fiber.stack_top - kStackBytes / 4, kStackBytes / 4);
-#endif
     fiber.context = bc::make_fcontext(fiber.stack_top, kStackBytes / 2, &fiber_main);
     fiber.warp = &warps_[i / 32];
     fiber.place = {"", "", 0};

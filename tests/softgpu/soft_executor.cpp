@@ -103,7 +103,7 @@ void SharedMap::index(uint64_t dynamic_at) {
 
 Module::~Module() {
   for (const ImageCopy& copy : copies_) {
-#if !defined(__SANITIZE_ADDRESS__)   // which reads the variables of all images when it reports
+#if !defined(SOFT_ASAN)   // which reads the variables of all images when it reports
     if (copy.handle != nullptr) ::dlclose(copy.handle);
 #endif
     if (!copy.path.empty()) ::unlink(copy.path.c_str());

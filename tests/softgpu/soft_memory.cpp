@@ -7,10 +7,8 @@
 #include "softgpu/soft_checks.h"
 #include "softgpu/soft_config.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(SOFT_ASAN)
 #include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(address, n_bytes) (static_cast<void>(address), static_cast<void>(n_bytes))
 #endif
 
 namespace softgpu {
@@ -18,6 +16,13 @@ namespace {
 
 constexpr uint64_t kAlignment = 512;
 constexpr uint64_t kFilledBytes = 256ull << 20;  ///< allocations up to this size start with a pattern instead of zeros
+
+/// AddressSanitizer's own macro does nothing in a file that is not sanitized itself.
+void poison([[maybe_unused]] uint64_t address, [[maybe_unused]] uint64_t n_bytes) {
+#if defined(SOFT_ASAN)
+  __asan_poison_memory_region(reinterpret_cast<void*>(address), n_bytes);
+#endif
+}
 
 uint64_t round_up(uint64_t v, uint64_t to) { return (v + to - 1) / to * to; }
 
@@ -51,8 +56,8 @@ std::optional<uint64_t> Memory::place(uint64_t n_bytes, bool is_pinned) {
   const uint64_t address = round_up(cursor_ + kRedZoneBytes, alignment);
   const uint64_t end = round_up(address + n_bytes + kRedZoneBytes, kAlignment);
   if (end > base_ + reserved_bytes_) return std::nullopt;
-  ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(cursor_), address - cursor_);
-  ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(address + n_bytes), end - address - n_bytes);
+  poison(cursor_, address - cursor_);
+  poison(address + n_bytes, end - address - n_bytes);
   cursor_ = end;
   live_[address] = {address, n_bytes, count_++, is_pinned};
   DeviceShadow::instance().allocated(address, n_bytes, is_pinned);
@@ -66,7 +71,7 @@ bool Memory::take_back(uint64_t address, bool is_pinned) {
   const uint64_t first = round_up(address, 4096), last = (address + n_bytes) / 4096 * 4096;
   if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
   DeviceShadow::instance().freed(address, n_bytes);
-  ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(address), n_bytes);
+  poison(address, n_bytes);
   if (!is_pinned) used_ -= n_bytes;
   live_.erase(it);
   return true;
