@@ -14,6 +14,7 @@
 #include <algorithm>
 
 #include "jit/base/error.h"
+#include "jit/driver.h"
 
 namespace sj {
 namespace {
@@ -75,7 +76,7 @@ std::string loaded_build_id(const std::string& name) {
 /// The builtins are a second library that the first opens at its first compile; opening it early, from beside the first,
 /// makes its identity known without a compile. Missing builtins are reported by that first compile.
 std::string builtins_build_id(const std::string& nvrtc_path, int version) {
-  const std::string name = fmt::format("libnvrtc-builtins.so.{}.{}", version / 1000, version % 1000 / 10);
+  const std::string name = "libnvrtc-builtins.so." + cuda_version_text(version);
   const std::string beside = (std::filesystem::path(nvrtc_path).parent_path() / name).string();
   if (::dlopen(beside.c_str(), RTLD_NOW | RTLD_LOCAL) == nullptr) ::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   return loaded_build_id(name);
@@ -145,7 +146,7 @@ Opened open_first(const std::string& path) {
 
 }  // namespace
 
-std::string Nvrtc::version_text() const { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
+std::string Nvrtc::version_text() const { return cuda_version_text(version); }
 
 const Nvrtc* find_nvrtc(const std::string& path, std::string* why) {
   static std::mutex mutex;

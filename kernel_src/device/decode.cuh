@@ -58,7 +58,8 @@ __device__ __forceinline__ float inverse_rms(const NormedVec<kDim>& x, float eps
   return rsqrtf(warp_sum(sum) * (1.0f / kDim) + eps);
 }
 
-/// The same for a warp that reads nothing else of x: it asks for the sums in global memory, and reduces them later.
+/// The same for the few warps that finish rows: they ask for the sums in global memory with the rest of the input, and reduce them
+/// later.
 template <uint32_t kDim>
 struct InverseRms {
   static constexpr uint32_t kQuads = kDim / 64, kEach = ceil_div(kQuads, kWarpLanes);   // kDim is a multiple of 32: two sums may be left
