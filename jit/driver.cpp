@@ -201,7 +201,8 @@ CUevent make_event(const Driver& drv, bool timing) {
 CUgraphExec instantiate(const Graph& graph) {
   CUgraphExec exec = nullptr;
   const Driver& drv = graph.driver();
-  drv.check(drv.cuGraphInstantiate(&exec, graph.get(), 0), "cuGraphInstantiate", fmt::format("{} nodes", graph.n_nodes()));
+  const std::string size = fmt::format("{} nodes", graph.n_nodes());   // may throw: asked while there is nothing to lose
+  drv.check(drv.cuGraphInstantiate(&exec, graph.get(), 0), "cuGraphInstantiate", size);
   return exec;
 }
 

@@ -24,9 +24,9 @@ uint32_t TunePick::operator()(const std::string& name, std::vector<int64_t> choi
 
 std::vector<Tunable> TunePick::take_tunables() {
   if (chosen_ != nullptr)
-    for (const auto& [name, value] : *chosen_)
-      if (std::none_of(tunables_.begin(), tunables_.end(), [&](const Tunable& t) { return t.name == name; }))
-        throw Error(ErrorKind::kUnsupported, fmt::format("{}: the kernel has no such tunable", name));
+    for (const auto& choice : *chosen_)
+      if (std::none_of(tunables_.begin(), tunables_.end(), [&](const Tunable& t) { return t.name == choice.first; }))
+        throw Error(ErrorKind::kUnsupported, fmt::format("{}: the kernel has no such tunable", choice.first));
   return std::move(tunables_);
 }
 

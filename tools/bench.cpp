@@ -147,7 +147,8 @@ BenchModel open_bench_model(const BenchOptions& options) {
   const ShapeFile shape = load_shape(options.shape);
   const uint32_t n_layers = options.synth.n_layers;
   uint64_t n_bytes = 0;   // of the tensors that a file would hold
-  for (const TensorInfo& tensor : synthetic_gguf(shape, options.synth).tensors()) n_bytes += tensor.n_bytes;
+  const GgufFile file = synthetic_gguf(shape, options.synth);
+  for (const TensorInfo& tensor : file.tensors()) n_bytes += tensor.n_bytes;
   return {open_shape_session(options.session, shape, options.synth),
           n_layers == 0 ? shape.name : fmt::format("{} ({} layer{})", shape.name, n_layers, n_layers == 1 ? "" : "s"), n_bytes};
 }
