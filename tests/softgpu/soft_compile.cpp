@@ -12,9 +12,9 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
-#include <regex>
 #include <set>
 #include <sstream>
+#include <string_view>
 
 #include "soft_texts.h"  // generated: kSoftImageText, kPreludeText, kSoftPtxText, kHooksText
 #include "softgpu/soft_checks.h"
@@ -131,9 +131,16 @@ std::set<std::string> find_namespaces(const std::string& text) {
 
 /// `extern __shared__ T name[];` names the image's one dynamic array.
 std::string with_dynamic_shared(const std::string& text) {
-  if (text.find("__shared__") == std::string::npos) return text;   // the pattern is slow
-  static const std::regex pattern(R"(\bextern\s+__shared__\s+([^;\[]*\[\s*\])\s*;)");
-  return std::regex_replace(text, pattern, "extern $1 __asm__(\"soft_dynamic_shared\");");
+  constexpr std::string_view kExtern = "extern ", kShared = "__shared__ ";
+  std::string out;
+  size_t done = 0;
+  for (size_t at = text.find(kExtern); at != std::string::npos; at = text.find(kExtern, at + 1)) {
+    const size_t type = at + kExtern.size() + kShared.size(), end = text.find(';', at);
+    if (text.compare(at + kExtern.size(), kShared.size(), kShared) != 0 || end == std::string::npos || text[end - 1] != ']') continue;
+    out.append(text, done, at + kExtern.size() - done).append(text, type, end - type).append(" __asm__(\"soft_dynamic_shared\")");
+    done = end;
+  }
+  return out.append(text, done);
 }
 
 std::string trampolines(const std::vector<std::string>& entries, const std::set<std::string>& namespaces) {
@@ -210,31 +217,48 @@ int run_compiler(const std::vector<std::string>& args, const fs::path& folder, s
 
 /// "a.cu:3:7: error: text" becomes "a.cu(3): error: text", as NVRTC writes it.
 std::string nvrtc_log(const std::string& log) {
-  if (log.empty()) return log;
-  static const std::regex place(R"(([^\s:]+):(\d+):(?:\d+:)? (fatal )?(error|warning|note): )");
-  return std::regex_replace(log, place, "$1($2): $4: ");
+  std::istringstream in(log);
+  std::string out, line;
+  while (std::getline(in, line)) {
+    for (const std::string_view kind : {"error: ", "warning: ", "note: "}) {
+      const size_t text = line.find(kind), place = line.find(": ");
+      if (text == std::string::npos || place == std::string::npos || place > text) continue;
+      std::istringstream parts(line.substr(0, place));
+      std::string name, number;
+      if (std::getline(parts, name, ':') && std::getline(parts, number, ':') && !number.empty())
+        line = name + "(" + number + "): " + line.substr(text);
+      break;
+    }
+    out += line + "\n";
+  }
+  return out;
 }
 
-/// Makes room after every shared variable, so that an index one too far hits nothing.
+/// Makes room after every shared variable, so that an index one too far hits nothing. A line is ".comm name,size,alignment".
 std::string with_padded_shared(const std::string& assembly) {
   std::istringstream in(assembly);
   std::ostringstream out;
   std::string line;
-  static const std::regex common(R"(^(\s*\.comm\s+)([^,]+),(\d+),(\d+)\s*$)");
   while (std::getline(in, line)) {
-    std::smatch match;
-    if (line.find(".comm") != std::string::npos && std::regex_match(line, match, common) &&
-        match[2].str().find("soft_") != 0) {
-      line = match[1].str() + match[2].str() + "," + std::to_string(std::stoull(match[3]) + kPadding) + "," +
-             std::to_string(std::max<uint64_t>(16, std::stoull(match[4])));
-    }
+    std::istringstream words(line);
+    std::string directive, name, size, alignment;
+    if (line.find(".comm") != std::string::npos && words >> directive && directive == ".comm" && std::getline(words >> std::ws, name, ',') &&
+        std::getline(words, size, ',') && std::getline(words, alignment) && !name.starts_with("soft_"))
+      line = "\t.comm\t" + name + "," + std::to_string(std::stoull(size) + kPadding) + "," +
+             std::to_string(std::max<uint64_t>(16, std::stoull(alignment)));
     out << line << '\n';
   }
   return out.str();
 }
 
+/// The digit of -O: SOFTNVRTC_OPTIMIZE, for kernels that run for less time than g++ would optimise them.
+std::string optimization() {
+  const char* const chosen = std::getenv("SOFTNVRTC_OPTIMIZE");
+  return chosen != nullptr ? chosen : kIsChecked ? "1" : "2";
+}
+
 std::vector<std::string> compiler_flags(const CompileInput& in) {
-  std::vector<std::string> flags = {SOFTNVRTC_CXX, "-x", "c++", in.standard, kIsChecked ? "-O1" : "-O2", "-g1", "-fPIC", "-w", "-I.",
+  std::vector<std::string> flags = {SOFTNVRTC_CXX, "-x", "c++", in.standard, "-O" + optimization(), "-g1", "-fPIC", "-w", "-I.",
                                     "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing",
                                     "-fno-gnu-unique", "-fno-threadsafe-statics", "-fwrapv", "-fno-math-errno",
                                     "-fno-trapping-math", "-fno-asynchronous-unwind-tables",

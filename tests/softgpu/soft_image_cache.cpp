@@ -51,14 +51,16 @@ std::string image_cache_folder() {
 std::optional<std::string> find_image(const std::string& key) {
   if (image_cache_folder().empty()) return std::nullopt;
   const fs::path path = entry_path(key);
+  std::error_code ec;
+  const uint64_t n_entry = fs::file_size(path, ec);
+  std::string entry(ec ? 0 : n_entry, '\0');
   std::ifstream in(path, std::ios::binary);
-  const std::string entry{std::istreambuf_iterator<char>(in), {}};
+  if (!in.read(entry.data(), static_cast<std::streamsize>(entry.size()))) return std::nullopt;
   // The key, the image, the image's size: a file that was cut short ends in another number.
   uint64_t n_bytes = 0;
   if (entry.size() <= key.size() + sizeof n_bytes || entry.compare(0, key.size(), key) != 0) return std::nullopt;
   entry.copy(reinterpret_cast<char*>(&n_bytes), sizeof n_bytes, entry.size() - sizeof n_bytes);
   if (n_bytes != entry.size() - sizeof n_bytes - key.size()) return std::nullopt;
-  std::error_code ec;
   fs::last_write_time(path, fs::file_time_type::clock::now(), ec);
   return entry.substr(key.size(), n_bytes);
 }
