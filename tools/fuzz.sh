@@ -9,7 +9,7 @@ shift || true
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=(gguf tokenizer options tuning cubin_entry bundle)
 
-install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" clang
+install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${CLANG_PACKAGES[@]}"
 provide_cuda
 build=$ROOT/build/fuzz
 configure clang -B "$build" -DSPARKJIT_FUZZ=ON
