@@ -213,7 +213,7 @@ TEST_F(SeededBugsTest, HalvesOfAWordMayBelongToTwoBlocks) {
   EXPECT_FAULT("block race", add_many, {"add.cu", place, half + " / 2" + rest});
 }
 
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef SOFT_ASAN
 // The fast pair's device code is under AddressSanitizer in a sanitized build.
 TEST_F(SeededBugsTest, AddressSanitizerSeesDeviceCode) {
   EXPECT_EXIT(run_and_exit(normalise, {}, SOFTGPU_LIB), testing::ExitedWithCode(kClean), "");
