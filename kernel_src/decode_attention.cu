@@ -336,7 +336,7 @@ __device__ __forceinline__ HeadShare join_warps(const Shared& shared, const Slot
 }
 
 __device__ __forceinline__ void finish(const HeadShare& share, uint32_t head, void* out) {
-  const float inverse = 1.0f / share.l;
+  const float inverse = rcp_approx(share.l);
 #pragma unroll
   for (uint32_t j = 0; j < kLaneQuads; ++j) {
     const uint32_t dim = j * 128 + 4 * lane_idx();

@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) sj_decode_glu(const Decod
     const bool live = threadIdx.x < kHRows;
     float h = 0.0f;
     if (live) h = activate<kActivation>(shared.tile.row(threadIdx.x) * factor) * (shared.tile.row(kHRows + threadIdx.x) * factor);
-    store_group<kUsed * kFf>(h, slot * kFf + first + threadIdx.x, static_cast<QuantVec<kUsed * kFf>*>(args.h), live);
+    store_group<kUsed * kFf, kHRows == 16>(h, slot * kFf + first + threadIdx.x, static_cast<QuantVec<kUsed * kFf>*>(args.h), live);
   }
 }
 

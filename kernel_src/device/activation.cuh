@@ -1,6 +1,7 @@
 // Activation functions of gated feed-forward layers.
 #pragma once
 
+#include "device/ptx.cuh"
 #include "device/types.cuh"
 
 namespace sj {
@@ -13,11 +14,11 @@ enum ActivationId : uint32_t { kActivationSilu = 0, kActivationGeluTanh = 1 };
 template <uint32_t kActivation>
 __device__ __forceinline__ float activate(float g) {
   if constexpr (kActivation == kActivationSilu) {
-    return g / (1.0f + expf(-g));
+    return g * rcp_approx(1.0f + expf(-g));
   } else {
     static_assert(kActivation == kActivationGeluTanh);
     const float z = 0.7978845608028654f * g * fmaf(0.044715f * g, g, 1.0f);
-    return g / (1.0f + expf(-2.0f * z));
+    return g * rcp_approx(1.0f + expf(-2.0f * z));
   }
 }
 

@@ -121,17 +121,27 @@ struct WarpInput {
 };
 
 /// 16 neighbouring lanes hold a group of 16 values; value `idx` of the vector is this lane's. A whole warp calls it; lanes
-/// whose group is not `live` store nothing.
-template <uint32_t kDim>
+/// whose group is not `live` store nothing. kIsAlone: only the lower half of the warp has a group, so that reductions of the whole
+/// warp, of one instruction each, do: a stage's last microsecond is a chain of these. (Reductions of half a warp are slower than
+/// shuffles.)
+template <uint32_t kDim, bool kIsAlone = false>
 __device__ __forceinline__ void store_group(float x, uint32_t idx, QuantVec<kDim>* out, bool live) {
-  float largest = fabsf(x);
+  float largest = kIsAlone && !live ? 0.0f : fabsf(x);
+  if constexpr (kIsAlone) {
+    largest = __uint_as_float(__reduce_max_sync(kAllLanes, __float_as_uint(largest)));   // no sign: ordered like their bits
+  } else {
 #pragma unroll
-  for (uint32_t offset = 8; offset != 0; offset >>= 1) largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, offset));
+    for (uint32_t offset = 8; offset != 0; offset >>= 1) largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, offset));
+  }
   const float d = largest * (1.0f / 127);
-  const int32_t a = __float2int_rn(largest > 0.0f ? x * (127.0f / largest) : 0.0f);
-  int32_t sum = a;
+  const int32_t a = __float2int_rn(largest > 0.0f ? x * (127.0f * rcp_approx(largest)) : 0.0f);
+  int32_t sum = kIsAlone && !live ? 0 : a;
+  if constexpr (kIsAlone) {
+    sum = __reduce_add_sync(kAllLanes, sum);
+  } else {
 #pragma unroll
-  for (uint32_t offset = 8; offset != 0; offset >>= 1) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+    for (uint32_t offset = 8; offset != 0; offset >>= 1) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+  }
   if (!live) return;
   const uint32_t chunk = idx / 32;
   uint8_t* bytes = reinterpret_cast<uint8_t*>(idx & 16 ? &out->hi[chunk] : &out->lo[chunk]);
@@ -145,7 +155,7 @@ __device__ __forceinline__ void store_quads(float4 x, uint32_t first, QuantVec<k
   float largest = fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w)));
   largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
   largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
-  const float d = largest * (1.0f / 127), scale = largest > 0.0f ? 127.0f / largest : 0.0f;
+  const float d = largest * (1.0f / 127), scale = largest > 0.0f ? 127.0f * rcp_approx(largest) : 0.0f;
   const int32_t a[4] = {__float2int_rn(x.x * scale), __float2int_rn(x.y * scale), __float2int_rn(x.z * scale), __float2int_rn(x.w * scale)};
   int32_t sum = a[0] + a[1] + a[2] + a[3];
   sum += __shfl_xor_sync(kAllLanes, sum, 1);
@@ -163,12 +173,12 @@ __device__ __forceinline__ void store_quads(float4 x, uint32_t first, QuantVec<k
 template <uint32_t kDim>
 __device__ __forceinline__ void finish_rows(float x, float next_norm, uint32_t first_row, float* y, NormedVec<kDim>* next) {
   const uint32_t row = first_row + lane_idx() % 16;
+  const bool live = lane_idx() < 16;
+  if (live) y[row] = x;
   float squares = x * x;
 #pragma unroll
   for (uint32_t offset = 8; offset != 0; offset >>= 1) squares += __shfl_xor_sync(kAllLanes, squares, offset);
-  const bool live = lane_idx() < 16;
-  store_group<kDim>(x * next_norm, row, &next->q, live);
-  if (live) y[row] = x;
+  store_group<kDim, true>(x * next_norm, row, &next->q, live);
   if (lane_idx() == 0) next->square_sums[first_row / 16] = squares;
 }
 
