@@ -6,15 +6,19 @@
 set -euo pipefail
 . "$(dirname "$0")/deps.sh"
 
-install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${CLANG_PACKAGES[@]}"
+install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${CLANG_PACKAGES[@]}" "${FETCH_PACKAGES[@]}"
 provide_cuda
+model=
 if [ -z "${SPARKJIT_TEST_MODELS:-}" ]; then
-  provide_model && export SPARKJIT_TEST_MODELS=$DEPS/models || say "no model file: the tests that need one will skip"
+  provide_model & model=$!   # while the compiler works
 fi
 
 release=$ROOT/build/release
 configure_check release
 cmake --build "$release" --target check_plain >&2
+if [ -n "$model" ]; then
+  wait "$model" && export SPARKJIT_TEST_MODELS=$DEPS/models || say "no model file: the tests that need one will skip"
+fi
 say "release built after $SECONDS s"
 ctest --test-dir "$release" -j2 --output-on-failure -L "plain|nvrtc|checked"
 say "release tested after $SECONDS s"

@@ -6,7 +6,7 @@ DEPS=$ROOT/build/deps
 BUILD_PACKAGES=(g++ cmake ninja-build libfmt-dev libxxhash-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev
                 libpcre2-dev libutf8proc-dev libsodium-dev)
 TEST_PACKAGES=(libgtest-dev libboost-context-dev python3)
-CLANG_PACKAGES=(clang libclang-rt-dev)      # for the sanitized build, in half of g++'s time, and for libFuzzer
+CLANG_PACKAGES=(clang lld libclang-rt-dev)   # for the sanitized build, in half of g++'s time, and for libFuzzer
 FETCH_PACKAGES=(python3 python3-pip)   # pip only downloads; nothing is installed with it
 
 say() { echo "# $*" >&2; }
