@@ -36,16 +36,17 @@ TEST(AttentionSpec, RefusesImpossibleShapes) {
   EXPECT_TRUE(is_refused([] { kv_append_spec({.n_head_kv = 0, .head_dim = 64}); }, "no heads"));
 }
 
-TEST(AttentionCompile, FitsEveryTargetWithoutSpills) {
+TEST(AttentionCompile, FitsItsTargetsWithoutSpills) {
   SJ_SKIP_WITHOUT_NVRTC();
   for (const uint32_t head_dim : {64u, 80u, 128u, 256u, 512u})
     for (const uint32_t n_tokens : {1u, 64u})
       EXPECT_TRUE(compiles_everywhere(attention_spec({.n_head = 16, .n_head_kv = 2, .head_dim = head_dim, .n_tokens = n_tokens, .scale = 0.1f,
-                                                      .window_tokens = head_dim == 256 ? 100u : 0u, .has_sinks = head_dim == 64})));
+                                                      .window_tokens = head_dim == 256 ? 100u : 0u, .has_sinks = head_dim == 64}),
+                                      targets_of(head_dim == 128)));
   for (const uint32_t head_dim : {32u, 64u, 96u, 128u, 256u, 512u})
     for (const uint32_t n_tokens : {1u, 64u})
       EXPECT_TRUE(compiles_everywhere(attention_spec({.n_head = 16, .n_head_kv = 2, .head_dim = head_dim, .n_tokens = n_tokens, .scale = 0.1f,
-                                                      .kv_type = KvType::kQ8_0})));
+                                                      .kv_type = KvType::kQ8_0}), targets_of(head_dim == 128)));
   for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0})
     EXPECT_TRUE(compiles_everywhere(kv_append_spec({.n_head_kv = 4, .head_dim = 128, .n_tokens = 3, .kv_type = type})));
 }

@@ -35,12 +35,13 @@ inline const std::vector<DType>& all_weight_types() {
 /// A few types stand for all where a test would compile each of them once more.
 inline bool is_sample_type(DType type) { return type == DType::kF16 || type == DType::kQ4_K || type == DType::kQ6_K || type == DType::kMXFP4; }
 
-/// Where the texts of a weight type are compiled. sm_121f differs from sm_120f in nothing that a type's decoding uses.
-inline std::vector<std::string> targets_of(DType type) {
+/// What a kernel's text is compiled for; samples alone also for sm_121f, which differs from sm_120f in nothing that these use.
+inline std::vector<std::string> targets_of(bool is_sample) {
   std::vector<std::string> targets = {"sm_90", "sm_120f"};
-  if (is_sample_type(type)) targets.emplace_back("sm_121f");
+  if (is_sample) targets.emplace_back("sm_121f");
   return targets;
 }
+inline std::vector<std::string> targets_of(DType type) { return targets_of(is_sample_type(type)); }
 
 /// Place of element `dim` of a token's row in its page of the KV cache: device/kv_layout.cuh.
 inline std::size_t kv_elem_at(uint32_t head_dim, uint32_t token, uint32_t dim) {
