@@ -20,7 +20,7 @@ if [ -n "$model" ]; then
   wait "$model" && export SPARKJIT_TEST_MODELS=$DEPS/models || say "no model file: the tests that need one will skip"
 fi
 say "release built after $SECONDS s"
-ctest --test-dir "$release" -j2 --output-on-failure -L "plain|nvrtc|checked"
+ctest --test-dir "$release" -j2 --output-on-failure -L "$PLAIN_LABELS"
 say "release tested after $SECONDS s"
 
 exec bash "$ROOT/tools/check_sanitizers.sh"

@@ -12,7 +12,7 @@ asan=$ROOT/build/asan
 configure_check asan
 cmake --build "$asan" --target check_sanitized >&2
 say "sanitized build made after $SECONDS s"
-ctest --test-dir "$asan" -j2 --output-on-failure -LE "softgpu|plain|nvrtc|checked"
+ctest --test-dir "$asan" -j2 --output-on-failure -LE "softgpu|$PLAIN_LABELS"
 fuzzers=$(cd "$ROOT/tests/fuzz" && ls *_fuzz.cpp | sed 's/_fuzz\.cpp$//')
 
 # A blind search: one led by coverage (tools/fuzz.sh) needs a build of its own, more time than all of this takes.

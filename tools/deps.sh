@@ -9,6 +9,8 @@ TEST_PACKAGES=(libgtest-dev libboost-context-dev python3)
 CLANG_PACKAGES=(clang lld libclang-rt-dev)   # for the sanitized build, in half of g++'s time, and for libFuzzer
 FETCH_PACKAGES=(python3 python3-pip)   # pip only downloads; nothing is installed with it
 
+PLAIN_LABELS="plain|nvrtc|checked"   # ctest entries of the plain build; the sanitized one has all others
+
 say() { echo "# $*" >&2; }
 
 # install_packages NAME...: those that are missing, with apt; as root or through sudo.
