@@ -16,7 +16,7 @@
 #include "tests/support/syscall_faults.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::bundle_faults_test {
 namespace {
 
 using test::Call;
@@ -117,4 +117,4 @@ TEST_F(BundleFaults, OthersMayReadIt) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::bundle_faults_test

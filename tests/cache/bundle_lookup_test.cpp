@@ -8,7 +8,7 @@
 #include "tests/support/error_checks.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::bundle_lookup_test {
 namespace {
 
 using test::fake_cubin;
@@ -151,4 +151,4 @@ TEST_F(BundleLookup, MissingBundleIsAnError) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::bundle_lookup_test

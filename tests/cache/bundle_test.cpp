@@ -12,7 +12,7 @@
 #include "tests/support/error_checks.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::bundle_test {
 namespace {
 
 using namespace bundle_format;
@@ -305,4 +305,4 @@ TEST(BundleContent, DamagedEntryIsNotMerged) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::bundle_test

@@ -5,7 +5,7 @@
 
 #include <set>
 
-namespace sj {
+namespace sj::cache_key_test {
 namespace {
 
 struct Input {
@@ -93,4 +93,4 @@ TEST(CacheKey, OfASpecFollowsConstantsSourcesAndTarget) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::cache_key_test

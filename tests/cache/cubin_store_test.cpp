@@ -12,7 +12,7 @@
 #include "tests/cache/fake_cubin.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::cubin_store_test {
 namespace {
 
 using test::fake_cubin;
@@ -291,4 +291,4 @@ TEST(CubinStore, RemembersCompilersLatestFirst) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::cubin_store_test

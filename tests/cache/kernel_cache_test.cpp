@@ -15,7 +15,7 @@
 #include "tests/support/kernel_runner.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::kernel_cache_test {
 namespace {
 
 using test::LogCapture;
@@ -301,10 +301,10 @@ int run_builder(const std::string& folder, int n, const std::string& report) {
   return 0;
 }
 
-}  // namespace sj
+}  // namespace sj::kernel_cache_test
 
 int main(int argc, char** argv) {
-  if (argc == 5 && std::string_view(argv[1]) == "--builder") return sj::run_builder(argv[2], std::stoi(argv[3]), argv[4]);
+  if (argc == 5 && std::string_view(argv[1]) == "--builder") return sj::kernel_cache_test::run_builder(argv[2], std::stoi(argv[3]), argv[4]);
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }

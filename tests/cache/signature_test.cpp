@@ -9,7 +9,7 @@
 #include "tests/support/error_checks.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::signature_test {
 namespace {
 
 using test::LogCapture;
@@ -106,4 +106,4 @@ TEST(KeyFile, SecretThatOthersCanReadIsWarnedOf) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::signature_test

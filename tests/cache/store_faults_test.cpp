@@ -19,7 +19,7 @@
 #include "tests/support/syscall_faults.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::store_faults_test {
 namespace {
 
 using test::fake_cubin;
@@ -216,4 +216,4 @@ TEST(StoreFaults, KilledAtAnyMomentNothingIsDamaged) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::store_faults_test

@@ -8,7 +8,7 @@
 #include "tests/support/error_checks.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::tuning_db_test {
 namespace {
 
 using test::throws_error;
@@ -117,4 +117,4 @@ TEST(TuningDb, LiesBesideTheCubins) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::tuning_db_test

@@ -6,7 +6,7 @@
 #include "tests/e2e/tiny_model.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj::test {
+namespace sj::test::bad_input_test {
 namespace {
 
 constexpr int kUsage = 2, kIo = 3, kBadModel = 4, kUnsupported = 5, kCuda = 7;
@@ -209,4 +209,4 @@ TEST_F(BadInput, StdoutThatIsFull) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::bad_input_test

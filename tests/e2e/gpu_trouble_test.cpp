@@ -6,7 +6,7 @@
 #include "tests/e2e/tiny_model.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj::test {
+namespace sj::test::gpu_trouble_test {
 namespace {
 
 constexpr int kUsage = 2, kCompile = 6, kCuda = 7;
@@ -96,4 +96,4 @@ TEST_F(GpuTrouble, BenchOfARandomContextNeedsNoPrefill) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::gpu_trouble_test

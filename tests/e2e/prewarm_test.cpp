@@ -11,7 +11,7 @@
 #include "tests/e2e/tiny_model.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj::test {
+namespace sj::test::prewarm_test {
 namespace {
 
 constexpr int kUsage = 2, kIo = 3, kUnsupported = 5, kCompile = 6;
@@ -223,4 +223,4 @@ TEST_F(Prewarm, TheSameInputsGiveTheSameBytesAndEachCubinIsOfItsCard) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::prewarm_test

@@ -5,7 +5,7 @@
 
 #include "tests/e2e/binary.h"
 
-namespace sj::test {
+namespace sj::test::real_model_test {
 namespace {
 
 struct Case {
@@ -72,4 +72,4 @@ INSTANTIATE_TEST_SUITE_P(Files, RealModelText,
                          [](const auto& info) { return std::string(info.param.file).substr(0, std::string(info.param.file).find_first_of(".-")); });
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::real_model_test

@@ -6,7 +6,7 @@
 #include "tests/e2e/tiny_model.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj::test {
+namespace sj::test::tiny_model_test {
 namespace {
 
 class TinyModel : public testing::Test {
@@ -216,4 +216,4 @@ TEST_F(TinyModel, CacheCountsItsKernels) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::tiny_model_test

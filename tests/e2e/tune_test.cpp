@@ -13,7 +13,7 @@
 #include "tests/e2e/failure.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj::test {
+namespace sj::test::tune_test {
 namespace {
 
 constexpr int kUsage = 2, kIo = 3, kCuda = 7, kKilled = 128 + 9;
@@ -249,4 +249,4 @@ TEST_F(Tune, ADatabaseThatCantBeWrittenOrReadIsKnownAtOnce) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::tune_test

@@ -12,7 +12,7 @@
 #include "runtime/cpu/cpu_backend.h"
 #include "tests/support/golden_models.h"
 
-namespace sj {
+namespace sj::cpu_logits_test {
 namespace {
 
 struct Case {
@@ -112,4 +112,4 @@ std::vector<Case> all_cases() {
 INSTANTIATE_TEST_SUITE_P(Models, CpuGoldens, testing::ValuesIn(all_cases()), case_name);
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::cpu_logits_test

@@ -17,7 +17,7 @@
 #include "tests/support/error_checks.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::base_test {
 namespace {
 
 using test::LogCapture;
@@ -180,4 +180,4 @@ TEST(ParallelFor, NoJobsIsFine) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::base_test

@@ -10,7 +10,7 @@
 #include "tests/support/kernel_runner.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::compiler_test {
 namespace {
 
 using test::LogCapture;
@@ -175,4 +175,4 @@ TEST(Cubin, DamagedImageIsRefusedAndNeverRead) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::compiler_test

@@ -6,7 +6,7 @@
 #include "tests/support/error_checks.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::device_info_test {
 namespace {
 
 using test::throws_error;
@@ -68,4 +68,4 @@ TEST(DeviceProfile, ImpossibleFiguresAreRefusedByName) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::device_info_test

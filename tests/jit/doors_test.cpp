@@ -8,7 +8,7 @@
 #include "tests/support/kernel_runner.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::doors_test {
 namespace {
 
 using test::throws_error;
@@ -75,4 +75,4 @@ TEST(Driver, MemoryAndGraphsWork) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::doors_test

@@ -6,7 +6,7 @@
 
 #include "tests/support/error_checks.h"
 
-namespace sj {
+namespace sj::kernel_spec_test {
 namespace {
 
 KernelSpec spec_with(std::vector<Baked> baked) { return {.source = "x.cu", .entry = "sj_x", .baked = std::move(baked), .launch = {}, .cost = {}}; }
@@ -58,4 +58,4 @@ TEST(KernelLabel, HasEntryAndScalars) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::kernel_spec_test

@@ -8,7 +8,7 @@
 #include "tests/support/error_checks.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::source_set_test {
 namespace {
 
 std::vector<std::string> header_names(const SourceClosure& closure) {
@@ -79,4 +79,4 @@ TEST(SourceSet, UnusableFolderIsRefused) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::source_set_test

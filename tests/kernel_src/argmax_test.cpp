@@ -7,7 +7,7 @@
 #include "tests/kernel_src/kernel_data.h"
 #include "tests/support/kernel_runner.h"
 
-namespace sj::test {
+namespace sj::test::argmax_test {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
@@ -104,4 +104,4 @@ TEST(ArgmaxDevice, ReportsTheFirstStepWithANaN) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::argmax_test

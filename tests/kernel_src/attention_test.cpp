@@ -7,7 +7,7 @@
 #include "tests/kernel_src/kernel_data.h"
 #include "tests/support/kernel_runner.h"
 
-namespace sj::test {
+namespace sj::test::attention_test {
 namespace {
 
 TEST(AttentionSpec, OneBlockAHeadAndToken) {
@@ -217,4 +217,4 @@ TEST(AttentionDevice, SinksJoinTheDenominatorOnly) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::attention_test

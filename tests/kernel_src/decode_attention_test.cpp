@@ -5,7 +5,7 @@
 #include "kernel_src/rope_spec.h"
 #include "tests/kernel_src/decode_data.h"
 
-namespace sj::test {
+namespace sj::test::decode_attention_test {
 namespace {
 
 constexpr DecodeAttentionParams kPlain = {.n_head = 8, .n_head_kv = 2, .head_dim = 64, .n_rot = 64, .scale = 0.125f, .max_tokens = 256};
@@ -302,4 +302,4 @@ TEST(DecodeAttentionDevice, MatchesF64WithEachTunableAtItsExtremes) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::decode_attention_test

@@ -7,7 +7,7 @@
 #include "kernel_src/decode_stages_spec.h"
 #include "tests/kernel_src/decode_data.h"
 
-namespace sj::test {
+namespace sj::test::decode_matmul_test {
 namespace {
 
 const DeviceInfo& rtx5090() {
@@ -494,4 +494,4 @@ TEST(DecodeHeadDevice, WideRowsUseSmallSlots) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::decode_matmul_test

@@ -3,7 +3,7 @@
 #include "kernel_src/args/decode_router.h"
 #include "tests/kernel_src/decode_data.h"
 
-namespace sj::test {
+namespace sj::test::decode_stream_test {
 namespace {
 
 TEST(DecodeRouterSpec, BlocksCoverTheExperts) {
@@ -91,4 +91,4 @@ TEST(DecodeInputDevice, WorksInPlace) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::decode_stream_test

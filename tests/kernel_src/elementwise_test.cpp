@@ -13,7 +13,7 @@
 #include "tests/kernel_src/kernel_data.h"
 #include "tests/support/kernel_runner.h"
 
-namespace sj::test {
+namespace sj::test::elementwise_test {
 namespace {
 
 constexpr uint32_t kN = 1028, kTokens = 3, kValid = 2;   // more than one block, the last one partly used
@@ -145,4 +145,4 @@ TEST(ElementwiseDevice, MoeCombineSumsInSlotOrder) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::elementwise_test

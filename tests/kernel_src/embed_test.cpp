@@ -5,7 +5,7 @@
 #include "tests/kernel_src/kernel_data.h"
 #include "tests/support/kernel_runner.h"
 
-namespace sj::test {
+namespace sj::test::embed_test {
 namespace {
 
 TEST(EmbedSpec, OneBlockAToken) {
@@ -84,4 +84,4 @@ TEST(EmbedDevice, UnknownTokensGiveNaN) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::embed_test

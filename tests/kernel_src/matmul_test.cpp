@@ -5,7 +5,7 @@
 #include "tests/kernel_src/kernel_data.h"
 #include "tests/support/kernel_runner.h"
 
-namespace sj::test {
+namespace sj::test::matmul_test {
 namespace {
 
 constexpr MatmulParams kPlain = {.dtype = DType::kQ4_K, .n_rows = 100, .n_cols = 512};
@@ -156,4 +156,4 @@ TEST(MatmulDevice, AddsToTheResidualInPlace) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::matmul_test

@@ -5,7 +5,7 @@
 #include "tests/kernel_src/kernel_data.h"
 #include "tests/support/kernel_runner.h"
 
-namespace sj::test {
+namespace sj::test::moe_matmul_test {
 namespace {
 
 constexpr MoeMatmulParams kPlain = {.dtype = DType::kQ4_K, .n_rows = 20, .n_cols = 512, .n_experts = 16, .n_used = 4, .n_tokens = 3};
@@ -107,4 +107,4 @@ TEST(MoeMatmulDevice, ReadsHalfOfAFusedGateUpTensor) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::moe_matmul_test

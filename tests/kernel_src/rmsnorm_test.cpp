@@ -5,7 +5,7 @@
 #include "tests/kernel_src/kernel_data.h"
 #include "tests/support/kernel_runner.h"
 
-namespace sj::test {
+namespace sj::test::rmsnorm_test {
 namespace {
 
 TEST(RmsNormSpec, ShortRowsTakeAWarpAndLongOnesABlock) {
@@ -99,4 +99,4 @@ TEST(RmsNormDevice, ZeroRowsStayZero) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::rmsnorm_test

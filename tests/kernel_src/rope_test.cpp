@@ -8,7 +8,7 @@
 #include "tests/kernel_src/kernel_data.h"
 #include "tests/support/kernel_runner.h"
 
-namespace sj::test {
+namespace sj::test::rope_test {
 namespace {
 
 TEST(RopeSpec, TableHoldsFractionsOfATurn) {
@@ -92,4 +92,4 @@ TEST(RopeDevice, WorksInPlaceAndSkipsTokensThatAreNotValid) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::rope_test

@@ -7,7 +7,7 @@
 #include "tests/kernel_src/kernel_data.h"
 #include "tests/support/kernel_runner.h"
 
-namespace sj::test {
+namespace sj::test::route_test {
 namespace {
 
 TEST(RouteSpec, AWarpAToken) {
@@ -91,4 +91,4 @@ TEST(RouteDevice, SkipsTokensThatAreNotValid) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::route_test

@@ -11,7 +11,7 @@
 #include "kernel_src/decode_stages_spec.h"
 #include "tests/support/error_checks.h"
 
-namespace sj {
+namespace sj::tuned_spec_test {
 namespace {
 
 using test::throws_error;
@@ -97,4 +97,4 @@ TEST(TunedSpec, DeclaredChoicesOfTheDecodeStagesAreAdmissible) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::tuned_spec_test

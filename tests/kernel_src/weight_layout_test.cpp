@@ -15,7 +15,7 @@
 #include "jit/base/error.h"
 #include "models/dequant.h"
 
-namespace sj {
+namespace sj::weight_layout_test {
 namespace {
 
 constexpr std::array<DType, 14> kQuantised = {
@@ -201,4 +201,4 @@ TEST(WeightLayout, RefusesSpansOfAnotherSize) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::weight_layout_test

@@ -12,7 +12,7 @@
 
 #include "jit/base/error.h"
 
-namespace sj {
+namespace sj::dequant_test {
 namespace {
 
 std::vector<float> dequantised(DType dtype, const std::vector<uint8_t>& bytes) {
@@ -204,4 +204,4 @@ TEST(Bf16, WidensAndRoundsToNearestEven) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::dequant_test

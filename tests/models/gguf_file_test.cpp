@@ -20,7 +20,7 @@
 #include "tests/models/gguf_bad_files.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj {
+namespace sj::gguf_file_test {
 namespace {
 
 using namespace sj::test;
@@ -444,4 +444,4 @@ TEST(RealFiles, OpenQuickly) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::gguf_file_test

@@ -14,7 +14,7 @@
 #include "models/gguf_parse.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj {
+namespace sj::gguf_limits_test {
 namespace {
 
 using namespace sj::test;
@@ -91,4 +91,4 @@ TEST(GgufLimits, AllocatesByWhatIsThereNotByWhatIsDeclared) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::gguf_limits_test

@@ -12,7 +12,7 @@
 #include "models/gguf_file.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj {
+namespace sj::mapped_file_test {
 namespace {
 
 using namespace sj::test;
@@ -77,4 +77,4 @@ TEST(GuardMappedFilesDeathTest, SurvivesManyCutsWithoutAnUnnamedDeath) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::mapped_file_test

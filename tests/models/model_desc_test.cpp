@@ -9,7 +9,7 @@
 #include "jit/base/error.h"
 #include "tests/support/tiny_model.h"
 
-namespace sj {
+namespace sj::model_desc_test {
 namespace {
 
 using test::tiny_model;
@@ -297,4 +297,4 @@ TEST(ModelDesc, Gemma3Of62LayersScalesAttentionByModelWidth) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::model_desc_test

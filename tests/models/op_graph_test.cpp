@@ -8,7 +8,7 @@
 
 #include "tests/support/tiny_model.h"
 
-namespace sj {
+namespace sj::op_graph_test {
 namespace {
 
 ModelDesc describe(const test::TinyModel& model) {
@@ -92,4 +92,4 @@ TEST(OpGraph, CarriesBiasesScalesExpertsAndSoftcap) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::op_graph_test

@@ -8,7 +8,7 @@
 
 #include "jit/base/error.h"
 
-namespace sj {
+namespace sj::pretokenizer_test {
 namespace {
 
 using Pieces = std::vector<std::string>;
@@ -94,4 +94,4 @@ TEST(Pretokenizer, IsLinearInLongRuns) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::pretokenizer_test

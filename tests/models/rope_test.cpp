@@ -9,7 +9,7 @@
 #include "tests/reference/reference_ops.h"
 #include "tests/support/tiny_model.h"
 
-namespace sj {
+namespace sj::rope_test {
 namespace {
 
 void expect_close(const std::vector<double>& a, const std::vector<double>& b) {
@@ -111,4 +111,4 @@ TEST(RopeKeys, LlamaTakesDivisorsFromATensor) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::rope_test

@@ -18,7 +18,7 @@
 #include "models/tokenizer.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj {
+namespace sj::synth_test {
 namespace {
 
 using test::TempDir;
@@ -302,4 +302,4 @@ TEST(Synth, SaysWhatStandsInTheWay) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::synth_test

@@ -13,7 +13,7 @@
 #include "jit/base/error.h"
 #include "tests/models/tokenizer_files.h"
 
-namespace sj {
+namespace sj::tokenizer_test {
 namespace {
 
 using Ids = std::vector<TokenId>;
@@ -367,4 +367,4 @@ TEST(Tokenizer, GivesSmolLm2sRecordedIds) { replay("SmolLM2.gguf", "smollm2.hash
 TEST(Tokenizer, GivesGemma3sRecordedIds) { replay("gemma3-270m.gguf", "gemma3.hashes"); }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::tokenizer_test

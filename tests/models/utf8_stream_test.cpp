@@ -7,7 +7,7 @@
 #include "models/tokenizer.h"
 #include "models/unicode.h"
 
-namespace sj {
+namespace sj::utf8_stream_test {
 namespace {
 
 const std::string kBad = "\xEF\xBF\xBD";   // U+FFFD
@@ -104,4 +104,4 @@ TEST(Unicode, SortsALongRunOfMarksInReasonableTime) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::utf8_stream_test

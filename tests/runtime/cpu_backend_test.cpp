@@ -10,7 +10,7 @@
 #include "tests/reference/reference_model.h"
 #include "tests/support/tiny_model.h"
 
-namespace sj {
+namespace sj::cpu_backend_test {
 namespace {
 
 using test::tiny_model;
@@ -235,4 +235,4 @@ TEST_F(CpuBackendFeed, ResetForgetsAllTokens) {
 
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::cpu_backend_test

@@ -14,7 +14,7 @@
 #include "tests/reference/reference_ops.h"
 #include "tests/support/tiny_model.h"
 
-namespace sj {
+namespace sj::cpu_ops_test {
 namespace {
 
 std::vector<float> random_floats(size_t n, uint32_t seed, float amplitude = 1) {
@@ -212,7 +212,7 @@ TYPED_TEST(CpuOps, AttentionMatchesReferenceWithAndWithoutWindow) {
   }
 }
 
-TEST(ArenaPlan, LiveValuesNeverOverlap) {
+TEST(CpuArenaPlan, LiveValuesNeverOverlap) {
   const test::TempDir dir;
   const ModelDesc model = describe_model(open_gguf(dir.write("m.gguf", test::tiny_model("qwen3moe").bytes())));
   const OpGraph graph = build_graph(model, {.n_tokens = 3, .max_ctx_tokens = 64, .all_logits = true});
@@ -238,4 +238,4 @@ TEST(ArenaPlan, LiveValuesNeverOverlap) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::cpu_ops_test

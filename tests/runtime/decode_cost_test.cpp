@@ -6,7 +6,7 @@
 #include "models/synth.h"
 #include "runtime/session_steps.h"
 
-namespace sj {
+namespace sj::decode_cost_test {
 namespace {
 
 constexpr uint32_t kLayers = 48, kExperts = 128, kUsedExperts = 8;
@@ -57,4 +57,4 @@ TEST_P(DecodeCost, TheStepIsTheFirstThatReachesThePosition) {
 INSTANTIATE_TEST_SUITE_P(Cards, DecodeCost, testing::Values("h200", "rtx5090", "gb10"));
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::decode_cost_test

@@ -7,7 +7,7 @@
 #include "quantised_models.h"
 #include "runtime/session.h"
 
-namespace sj {
+namespace sj::fused_session_test {
 namespace {
 
 using test::TinyModel;
@@ -101,4 +101,4 @@ TEST_P(FusedSessionTest, RepeatsBitForBit) {
 INSTANTIATE_TEST_SUITE_P(Models, FusedSessionTest, testing::Values("moe", "dense"), [](const auto& info) { return info.param; });
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::fused_session_test

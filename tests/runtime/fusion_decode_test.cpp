@@ -9,7 +9,7 @@
 #include "quantised_models.h"
 #include "runtime/lowering.h"
 
-namespace sj {
+namespace sj::fusion_decode_test {
 namespace {
 
 using test::dense_model;
@@ -208,4 +208,4 @@ TEST(FusionDecode, FusedHalvesBesideUnfusedOnesQuantiseTheirInput) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::fusion_decode_test

@@ -9,9 +9,9 @@
 #include "jit/device_info.h"
 #include "runtime/cuda_session.h"
 #include "runtime/planner.h"
-#include "support/golden_models.h"
+#include "tests/support/golden_models.h"
 
-namespace sj {
+namespace sj::kernels_test {
 namespace {
 
 /// GB10's compiler target differs from the RTX 5090's by its name: the golden models show its tile sizes.
@@ -52,4 +52,4 @@ TEST_P(ModelKernels, CompileWithinTheCardsLimits) {
 INSTANTIATE_TEST_SUITE_P(Cards, ModelKernels, testing::Values("h200", "rtx5090", "gb10"), [](const auto& info) { return info.param; });
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::kernels_test

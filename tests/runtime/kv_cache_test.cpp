@@ -10,7 +10,7 @@
 
 #include "jit/base/error.h"
 
-namespace sj {
+namespace sj::kv_cache_test {
 namespace {
 
 TEST(RandomKv, HalvesAreOfOrdinarySizeAndBothSigns) {
@@ -106,4 +106,4 @@ TEST(RandomKv, SeedDecides) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::kv_cache_test

@@ -12,7 +12,7 @@
 #include "runtime/kv_cache.h"
 #include "small_models.h"
 
-namespace sj {
+namespace sj::lowering_test {
 namespace {
 
 using test::small_device;
@@ -230,4 +230,4 @@ TEST(KvCache, PagesHoldTheContext) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::lowering_test

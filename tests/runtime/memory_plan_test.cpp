@@ -9,7 +9,7 @@
 #include "runtime/planner.h"
 #include "small_models.h"
 
-namespace sj {
+namespace sj::memory_plan_test {
 namespace {
 
 void expect_no_overlap(const Lowered& lowered) {
@@ -133,4 +133,4 @@ TEST(BytesText, PicksTheUnit) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::memory_plan_test

@@ -9,7 +9,7 @@
 #include "jit/base/log.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj {
+namespace sj::options_test {
 namespace {
 
 TEST(Options, FlagBeatsVariable) {
@@ -229,4 +229,4 @@ TEST(Options, DeviceNames) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::options_test

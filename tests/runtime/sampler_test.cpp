@@ -10,7 +10,7 @@
 
 #include "jit/base/error.h"
 
-namespace sj {
+namespace sj::sampler_test {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -347,4 +347,4 @@ TEST(Sampler, HandlesALargeVocabularyLikeTheReference) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::sampler_test

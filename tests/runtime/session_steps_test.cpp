@@ -10,7 +10,7 @@
 #include "runtime/planner.h"
 #include "small_models.h"
 
-namespace sj {
+namespace sj::session_steps_test {
 namespace {
 
 std::string text_of(const KernelSpec& spec) { return spec.source + ' ' + spec.entry + '\n' + baked_header(spec); }
@@ -80,4 +80,4 @@ TEST(SessionSteps, BatchedStepOfAShortContextIsSmall) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::session_steps_test

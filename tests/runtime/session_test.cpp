@@ -11,10 +11,10 @@
 #include "models/shape_file.h"
 #include "models/synth.h"
 #include "runtime/opened_model.h"
-#include "support/gguf_writer.h"
-#include "support/golden_models.h"
+#include "tests/support/gguf_writer.h"
+#include "tests/support/golden_models.h"
 
-namespace sj {
+namespace sj::session_test {
 namespace {
 
 using test::goldens_dir;
@@ -284,4 +284,4 @@ TEST(Argmax, TakesTheLowestOfEqualLogitsAndRefusesNan) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::session_test

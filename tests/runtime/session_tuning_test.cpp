@@ -11,7 +11,7 @@
 #include "tests/support/error_checks.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::session_tuning_test {
 namespace {
 
 constexpr const char* kQkv = "decode_gemv: Q4_K 4096x2048 + Q4_K 512x2048 + Q6_K 512x2048, normed, scores of 128 experts";
@@ -87,4 +87,4 @@ TEST(SessionTuning, DriversAreNamedAsNvidiaDoes) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::session_tuning_test

@@ -9,7 +9,7 @@
 #include "runtime/planner.h"
 #include "runtime/session_steps.h"
 
-namespace sj {
+namespace sj::trace_test {
 namespace {
 
 TEST(SlicesOf, AddUpFromTheFirstReleaseToTheLastEnd) {
@@ -76,4 +76,4 @@ TEST(TracedSources, ReachEveryKernelOfAStep) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::trace_test

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <random>
 
-namespace sj {
+namespace sj::tune_check_test {
 namespace {
 
 constexpr uint32_t kDim = 256, kChunks = kDim / 32;
@@ -153,4 +153,4 @@ TEST(CompareSampled, TheTokenMayBeAnotherOneOfTheSameLogit) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::tune_check_test

@@ -9,7 +9,7 @@
 #include "tests/support/error_checks.h"
 #include "tests/support/temp_folder.h"
 
-namespace sj {
+namespace sj::tune_journal_test {
 namespace {
 
 TuneFigures figures(const std::string& key, int64_t rows, TuneVerdict verdict = TuneVerdict::kMeasured) {
@@ -77,4 +77,4 @@ TEST(TuneJournal, AnUnwritablePlaceIsNamed) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::tune_journal_test

@@ -9,7 +9,7 @@
 #include "runtime/session_steps.h"
 #include "tests/support/error_checks.h"
 
-namespace sj {
+namespace sj::tune_space_test {
 namespace {
 
 ModelDesc shape_model(const std::string& name, uint32_t n_layers) {
@@ -189,4 +189,4 @@ TEST(PruneCompiled, NeverTheDefault) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::tune_space_test

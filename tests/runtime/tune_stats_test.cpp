@@ -8,7 +8,7 @@
 
 #include "tests/support/error_checks.h"
 
-namespace sj {
+namespace sj::tune_stats_test {
 namespace {
 
 /// Base and candidate in turns on a clock that drifts; each sample with normal noise.
@@ -79,4 +79,4 @@ TEST(TuneStats, LosersAreLostEarlyAndTheRestInOrder) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::tune_stats_test

@@ -13,7 +13,7 @@
 #include "models/synth.h"
 #include "runtime/memory_plan.h"
 
-namespace sj {
+namespace sj::weights_test {
 namespace {
 
 /// Tensors of random bytes in memory.
@@ -196,4 +196,4 @@ TEST(WeightJobs, CoverEveryRowOnceInFileOrder) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::weights_test

@@ -18,7 +18,7 @@
 #include "kernel_src/args/step_state.h"
 #include "kernel_src/rmsnorm_spec.h"
 
-namespace sj {
+namespace sj::seeded_bugs_test {
 namespace {
 
 constexpr int kClean = 0, kFaulted = 7;
@@ -52,7 +52,7 @@ SourceSet texts_with(const std::vector<Change>& changes) {
 /// The checked software GPU with what a launch needs.
 class Bench {
  public:
-  explicit Bench(const std::vector<Change>& changes, const std::string& lib = SOFTGPU_CHECKED_LIB)
+  explicit Bench(const std::vector<Change>& changes, const std::string& lib = SPARKJIT_SOFTGPU_CHECKED_LIB)
       : drv_(require_driver(lib + "/libcuda.so.1")), nvrtc_(require_nvrtc(lib + "/libnvrtc.so.13")), texts_(texts_with(changes)) {}
 
   template <class T>
@@ -85,7 +85,7 @@ class Bench {
 
 /// Ends the process: kClean, or an Error's exit code with its message.
 [[noreturn]] void run_and_exit(const std::function<void(Bench&)>& body, const std::vector<Change>& changes,
-                               const std::string& lib = SOFTGPU_CHECKED_LIB) {
+                               const std::string& lib = SPARKJIT_SOFTGPU_CHECKED_LIB) {
   try {
     Bench bench(changes, lib);
     body(bench);
@@ -215,18 +215,20 @@ TEST_F(SeededBugsTest, HalvesOfAWordMayBelongToTwoBlocks) {
 
 #ifdef SOFT_ASAN
 // The fast pair's device code is under AddressSanitizer in a sanitized build.
-TEST_F(SeededBugsTest, AddressSanitizerSeesDeviceCode) {
-  EXPECT_EXIT(run_and_exit(normalise, {}, SOFTGPU_LIB), testing::ExitedWithCode(kClean), "");
+class SanitizedSeededBugsTest : public SeededBugsTest {};
+
+TEST_F(SanitizedSeededBugsTest, AddressSanitizerSeesDeviceCode) {
+  EXPECT_EXIT(run_and_exit(normalise, {}, SPARKJIT_SOFTGPU_LIB), testing::ExitedWithCode(kClean), "");
   const Change too_far = {"device/reduce.cuh", "scratch[threadIdx.x / kWarpLanes] = v", "scratch[threadIdx.x / kWarpLanes + 1] = v"};
   // Whichever of the two sanitizers looks first.
-  EXPECT_DEATH(run_and_exit(normalise, {too_far}, SOFTGPU_LIB),
+  EXPECT_DEATH(run_and_exit(normalise, {too_far}, SPARKJIT_SOFTGPU_LIB),
                "AddressSanitizer: global-buffer-overflow|insufficient space for an object");
-  EXPECT_DEATH(run_and_exit(add_short, {}, SOFTGPU_LIB), "AddressSanitizer: use-after-poison");
-  EXPECT_DEATH(run_and_exit(add_misaligned, {}, SOFTGPU_LIB), "misaligned address");
+  EXPECT_DEATH(run_and_exit(add_short, {}, SPARKJIT_SOFTGPU_LIB), "AddressSanitizer: use-after-poison");
+  EXPECT_DEATH(run_and_exit(add_misaligned, {}, SPARKJIT_SOFTGPU_LIB), "misaligned address");
 }
 #endif
 
 TEST_F(SeededBugsTest, PointerToHostMemoryIsSeen) { EXPECT_FAULT("neither device nor shared memory", add_from_host); }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::seeded_bugs_test

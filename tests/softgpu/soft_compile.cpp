@@ -275,6 +275,7 @@ std::vector<std::string> compiler_flags(const CompileInput& in) {
   // In a sanitized build the fast pair's device code is sanitized like the rest: the process has the run time libraries.
   if (!kIsChecked)
     flags.insert(flags.end(), {"-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer",
+                               "--param", "asan-instrumentation-with-call-threshold=0",   // checks as calls: a fifth fewer instructions of g++
                                // a third of the compile time, for what AddressSanitizer sees too or device text does not have
                                "-fno-sanitize=null,vptr,return,unreachable,vla-bound,pointer-overflow,nonnull-attribute,"
                                "returns-nonnull-attribute"});

@@ -78,6 +78,7 @@ Config read_config() {
   c.allows_unwritten_shared = text_of("SOFTCUDA_ALLOW").find("unwritten-shared") != std::string::npos;
   c.allows_exited_barrier = text_of("SOFTCUDA_ALLOW").find("exited-barrier") != std::string::npos;
   read_faults(text_of("SOFTCUDA_FAULT"), c);
+  c.calls_path = text_of("SOFTCUDA_CALLS");
   return c;
 }
 

@@ -5,6 +5,7 @@
 //   SOFTCUDA_MEMORY    device memory in bytes, instead of the profile's
 //   SOFTCUDA_DRIVER    what cuDriverGetVersion answers, e.g. 12040; default 13000
 //   SOFTCUDA_FAULT     "call:n:code[,...]": the n-th use of a driver function fails with a CUresult, e.g. "cuMemAlloc_v2:3:2"
+//   SOFTCUDA_CALLS     a file that gets a line "call n" a driver function that was used, when the process ends
 //   SOFTCUDA_ORDER     "forward" (default), "reverse" or a seed: order of blocks and threads
 //   SOFTCUDA_ALLOW     "exited-barrier": a block barrier may be passed while other threads of the block have exited;
 //                      "unwritten-shared": shared memory may be read before it is written, when the result is thrown away;
@@ -40,6 +41,7 @@ struct Config {
   uint64_t seed = 0;  ///< 0: no shuffling
   bool allows_exited_barrier = false, allows_block_race = false, allows_unwritten_shared = false;
   std::vector<Fault> faults;
+  std::string calls_path;  ///< where the numbers of uses go; empty: nowhere
   std::string problem;  ///< why the configuration can't be used; cuInit fails then
 
   uint32_t arch() const { return compute_major * 10 + compute_minor; }

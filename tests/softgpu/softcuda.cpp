@@ -3,19 +3,36 @@
 #include "softgpu/softcuda.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <map>
 
 namespace softgpu {
 
 thread_local CUcontext t_context = nullptr;
 
+namespace {
+
+/// Uses of each call so far.
+std::map<std::string, uint64_t>& uses() {
+  static auto* const counts = new std::map<std::string, uint64_t>;
+  return *counts;
+}
+
+void write_uses() {
+  std::ofstream out(config().calls_path);
+  for (const auto& [call, n] : uses()) out << call << ' ' << n << '\n';
+}
+
+}  // namespace
+
 CUresult enter(const char* call) {
   static std::mutex mutex;
-  static auto* const uses = new std::map<std::string, uint64_t>;
-  if (config().faults.empty()) return CUDA_SUCCESS;
+  if (config().faults.empty() && config().calls_path.empty()) return CUDA_SUCCESS;
   const std::lock_guard lock(mutex);
-  const uint64_t use = ++(*uses)[call];
+  if (uses().empty() && !config().calls_path.empty()) std::atexit(write_uses);
+  const uint64_t use = ++uses()[call];
   for (const Fault& fault : config().faults)
     if (fault.call == call && (use == fault.nth || (fault.is_for_ever && use > fault.nth))) {
       const CUresult code = static_cast<CUresult>(fault.code);

@@ -9,7 +9,7 @@
 #include "tests/e2e/binary.h"
 #include "tests/support/gguf_writer.h"
 
-namespace sj::test {
+namespace sj::test::true_shape_test {
 namespace {
 
 constexpr uint64_t kNeededBytes = 2ull << 30;   // the model is 1.2 GB
@@ -39,8 +39,8 @@ class TrueShape : public testing::Test {
     return run_sparkjit(args);
   }
   static nlohmann::json score_on_gpu(std::vector<std::string> flags) {
-    flags.insert(flags.end(), {"--reference", reference(), "--device", "cuda", "--libcuda", SOFTGPU_LIB "/libcuda.so.1", "--libnvrtc",
-                               SOFTGPU_LIB "/libnvrtc.so.13"});
+    flags.insert(flags.end(), {"--reference", reference(), "--device", "cuda", "--libcuda", SPARKJIT_SOFTGPU_LIB "/libcuda.so.1", "--libnvrtc",
+                               SPARKJIT_SOFTGPU_LIB "/libnvrtc.so.13"});
     const Outcome outcome = score(flags);
     EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
     return outcome.exit_code == 0 ? nlohmann::json::parse(outcome.out) : nlohmann::json();
@@ -72,4 +72,4 @@ TEST_F(TrueShape, FusedStepKeepsTheDistribution) {
 }
 
 }  // namespace
-}  // namespace sj::test
+}  // namespace sj::test::true_shape_test

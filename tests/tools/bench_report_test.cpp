@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-namespace sj {
+namespace sj::bench_report_test {
 namespace {
 
 BenchSetting card() {
@@ -106,4 +106,4 @@ TEST(FormatOpTable, KeepsLaunchesApartWhenDetailed) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::bench_report_test

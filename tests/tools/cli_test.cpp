@@ -8,7 +8,7 @@
 
 #include "jit/base/error.h"
 
-namespace sj {
+namespace sj::cli_test {
 namespace {
 
 // Runs `f`, which must throw Error of `kind`; returns its message.
@@ -110,4 +110,4 @@ TEST(ReadTokenFile, RefusesPartsOfAnId) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::cli_test

@@ -8,7 +8,7 @@
 #include "models/synth.h"
 #include "runtime/session_steps.h"
 
-namespace sj {
+namespace sj::predict_test {
 namespace {
 
 Prediction predict(const std::string& shape, const DeviceInfo& device, uint32_t depth_tokens) {
@@ -68,4 +68,4 @@ TEST(FormatPredictions, SaysThatItIsOne) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::predict_test

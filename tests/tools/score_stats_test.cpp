@@ -8,7 +8,7 @@
 
 #include "jit/base/error.h"
 
-namespace sj {
+namespace sj::score_stats_test {
 namespace {
 
 using Row = std::vector<float>;
@@ -105,4 +105,4 @@ TEST(FormatScore, LeavesOutWhatWasNotCompared) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::score_stats_test

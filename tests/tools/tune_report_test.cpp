@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace sj {
+namespace sj::tune_report_test {
 namespace {
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
@@ -129,4 +129,4 @@ TEST(TuneReport, TheTableCountsWhatDidNotRun) {
 }
 
 }  // namespace
-}  // namespace sj
+}  // namespace sj::tune_report_test
