@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Under clang's AddressSanitizer and UBSan: unit tests, the fuzz targets of what reads strangers' files on random mutations of the
 # seeds, and every test that needs a GPU, on the software GPU. Part of check.sh; ends with the summary of the last of them.
-# Usage: tools/check_sanitizers.sh [SECONDS a fuzz target; default 4]
+# Usage: tools/check_sanitizers.sh [--build-only | SECONDS a fuzz target; default 4]
 set -euo pipefail
 . "$(dirname "$0")/deps.sh"
 
@@ -12,6 +12,7 @@ asan=$ROOT/build/asan
 configure_check asan
 cmake --build "$asan" --target check_sanitized >&2
 say "sanitized build made after $SECONDS s"
+[ "${1:-}" != --build-only ] || exit 0
 ctest --test-dir "$asan" -j2 --output-on-failure -LE "softgpu|$PLAIN_LABELS"
 fuzzers=$(cd "$ROOT/tests/fuzz" && ls *_fuzz.cpp | sed 's/_fuzz\.cpp$//')
 
