@@ -28,7 +28,7 @@ if [ "$(cat "$prefix/.complete" 2>/dev/null)" != "$libraries" ]; then
   echo "$libraries" > "$prefix/.complete"
 fi
 
-configure release -B "$ROOT/build/aarch64" -DCMAKE_TOOLCHAIN_FILE="$ROOT/cmake/aarch64-linux-gnu.cmake" \
+configure_check release -B "$ROOT/build/aarch64" -DCMAKE_TOOLCHAIN_FILE="$ROOT/cmake/aarch64-linux-gnu.cmake" \
   -DSPARKJIT_TARGET_LIBRARIES="$prefix"
 cmake --build "$ROOT/build/aarch64" >&2
 ctest --test-dir "$ROOT/build/aarch64" -j2 --output-on-failure -L unit -LE "nvrtc|gpu"

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks the rules of the tree that no compiler checks: who may include whom, one door a library, no paths of a machine.
+"""Checks the rules of the tree that no compiler checks: who may include whom, one door a library, one type a name, no
+paths of a machine.
 
 Usage: check_tree.py [ROOT]. Prints one line a violation, "file:line: rule", and exits 1 if there is any.
 """
@@ -55,6 +56,7 @@ SOURCES = {".h", ".cpp", ".cu", ".cuh"}
 TEXTS = SOURCES | {".py", ".sh", ".txt", ".md", ".toml", ".cmake", ".json", ".yml", ""}
 HIDDEN_FOLDERS_OF_THE_PROJECT = {".ci"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
+TYPE_DEFINITION = re.compile(r'^(?:struct|class|enum class) (\w+)(?: final)?(?: :[^;]*)? \{')   # of a namespace: not indented
 BLOCK_COMMENT = re.compile(r'/\*.*?\*/', re.S)
 
 
@@ -127,6 +129,18 @@ def check_pairs(root: pathlib.Path):
             yield f"kernel_src/{text.name}", 1, "no *_spec.cpp in kernel_src names it"
 
 
+def check_type_names(root: pathlib.Path):
+    """Two types of one name are one type to the linker, whichever it keeps: headers of the product define a name once."""
+    homes: dict[str, str] = {}
+    for path, name in files_of(root):
+        if path.suffix != ".h" or folder_of(name) is None or name.startswith("tests/"):
+            continue
+        for number, line in enumerate(code_of(path.read_text(encoding="utf-8")), 1):
+            found = TYPE_DEFINITION.match(line)
+            if found and homes.setdefault(found[1], name) != name:
+                yield name, number, f"{homes[found[1]]} defines a type {found[1]} too"
+
+
 def files_of(root: pathlib.Path):
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
@@ -158,6 +172,7 @@ def violations(root: pathlib.Path):
             for number, rule in check(name, lines):
                 yield name, number, rule
     yield from check_pairs(root)
+    yield from check_type_names(root)
 
 
 def main() -> int:

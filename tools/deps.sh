@@ -86,9 +86,11 @@ configure() {
   (cd "$ROOT" && cmake --preset "$preset" -DSPARKJIT_CUDA_INCLUDE="$CUDA_INCLUDE" "${launcher[@]}" "$@" >&2)
 }
 
-# configure_check PRESET: for a build of everything. ccache makes the second one fast, but has no use for what a fast build compiles.
+# configure_check PRESET [-DNAME=VALUE...]: for a build of everything. ccache makes the second one fast, but has no use for what a
+# fast build compiles.
 configure_check() {
-  local speed=(-DSPARKJIT_FAST_BUILD=ON)
+  local preset=$1 speed=(-DSPARKJIT_FAST_BUILD=ON)
+  shift
   command -v ccache >/dev/null && speed=()
-  configure "$1" "${speed[@]}"
+  configure "$preset" "${speed[@]}" "$@"
 }

@@ -58,7 +58,7 @@ class TypedInterpreter final : public Interpreter {
     uint32_t n_tokens = 0;
     bool all_logits = false;
     OpGraph graph;
-    ArenaPlan arena;
+    CpuArenaPlan arena;
     std::vector<BoundOp> bound;
     size_t last_append_idx = 0;
   };
@@ -172,7 +172,7 @@ class TypedInterpreter final : public Interpreter {
     plan->n_tokens = n_tokens;
     plan->all_logits = all;
     plan->graph = build_graph(model_, {.n_tokens = n_tokens, .max_ctx_tokens = max_ctx_tokens_, .all_logits = all});
-    plan->arena = plan_arena(plan->graph, sizeof(T));
+    plan->arena = plan_cpu_arena(plan->graph, sizeof(T));
     for (size_t i = 0; i < plan->graph.ops.size(); ++i) {
       plan->bound.push_back(bind(plan->graph.ops[i]));
       if (std::holds_alternative<KvAppendOp>(plan->graph.ops[i].params)) plan->last_append_idx = i;

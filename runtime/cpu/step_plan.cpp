@@ -59,14 +59,14 @@ uint64_t value_bytes(const Value& value, uint64_t float_bytes) {
 
 }  // namespace
 
-ArenaPlan plan_arena(const OpGraph& graph, uint64_t float_bytes) {
+CpuArenaPlan plan_cpu_arena(const OpGraph& graph, uint64_t float_bytes) {
   std::vector<size_t> last_use(graph.values.size(), 0);
   for (size_t i = 0; i < graph.ops.size(); ++i) {
     for (ValueId id : graph.ops[i].inputs) last_use[id] = i;
     for (ValueId id : graph.ops[i].outputs) last_use[id] = std::max(last_use[id], i);
   }
   last_use[graph.logits] = graph.ops.size();
-  ArenaPlan plan{.offset_bytes = std::vector<uint64_t>(graph.values.size(), 0)};
+  CpuArenaPlan plan{.offset_bytes = std::vector<uint64_t>(graph.values.size(), 0)};
   RangeAllocator arena;
   std::vector<std::vector<ValueId>> dies_at(graph.ops.size() + 1);
   for (ValueId id = 0; id < graph.values.size(); ++id) dies_at[last_use[id]].push_back(id);

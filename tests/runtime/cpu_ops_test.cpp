@@ -216,7 +216,7 @@ TEST(CpuArenaPlan, LiveValuesNeverOverlap) {
   const test::TempDir dir;
   const ModelDesc model = describe_model(open_gguf(dir.write("m.gguf", test::tiny_model("qwen3moe").bytes())));
   const OpGraph graph = build_graph(model, {.n_tokens = 3, .max_ctx_tokens = 64, .all_logits = true});
-  const ArenaPlan plan = plan_arena(graph, 4);
+  const CpuArenaPlan plan = plan_cpu_arena(graph, 4);
   std::vector<size_t> born(graph.values.size()), dies(graph.values.size());
   for (size_t i = 0; i < graph.ops.size(); ++i) {
     for (ValueId id : graph.ops[i].outputs) born[id] = dies[id] = i;

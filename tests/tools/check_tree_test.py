@@ -50,6 +50,10 @@ class CheckTree(unittest.TestCase):
     def test_refuses_a_kernel_without_spec(self):
         self.expect({"kernel_src/a.cu": ""}, "kernel_src/a.cu:1: no *_spec.cpp in kernel_src names it")
 
+    def test_refuses_two_types_of_one_name(self):
+        self.expect({"models/a.h": "struct Plan {\n};\n", "runtime/b.h": "struct Plan;\n\nclass Plan final {\n};\nstruct Other { struct Plan {}; };\n"},
+                    "runtime/b.h:3: models/a.h defines a type Plan too")
+
     def test_refuses_a_second_door(self):
         self.expect({"cache/a.cpp": 'const char* home = std::getenv("HOME");\n', "runtime/options.cpp": 'getenv("HOME");\n'},
                     "cache/a.cpp:1: the environment is read in runtime/options only")
