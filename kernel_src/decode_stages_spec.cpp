@@ -17,6 +17,7 @@ namespace sj {
 namespace {
 
 constexpr uint32_t kFinishRows = 16;                 // rows that a block finishes: one group of activations
+constexpr uint32_t kMaxExperts = 512;
 constexpr uint32_t kStaticSmemBytes = 44 * 1024;     // of the 48 KB that need no opt-in, for inputs and sums
 
 std::string array_text(const std::vector<uint64_t>& values) {
@@ -132,7 +133,7 @@ KernelSpec decode_gemv_spec(const DecodeGemvParams& p, const DeviceInfo& device,
   require_rule(!p.matrices.empty() && p.matrices.size() <= kMaxDecodeMatrices, "{}: expected 1 to {} matrices, found {}", kFamily,
                kMaxDecodeMatrices, p.matrices.size());
   require_rule(!p.finishes_rows || p.matrices.size() == 1, "{}: one matrix finishes rows, not {}", kFamily, p.matrices.size());
-  require_rule(p.n_experts <= 512, "{}: expected up to 512 experts, found {}", kFamily, p.n_experts);
+  require_rule(p.n_experts <= kMaxExperts, "{}: expected up to {} experts, found {}", kFamily, kMaxExperts, p.n_experts);
   return tuned_spec(tuning, gemv_key(p), [&](TunePick& pick) { return build_gemv(p, device, pick); });
 }
 
@@ -143,9 +144,8 @@ KernelSpec build_glu(const DecodeGluParams& p, const DeviceInfo& device, TunePic
   const uint64_t row_bytes = decode_row_bytes(kFamily, p.dtype, p.n_cols);
   const bool is_moe = p.n_experts != 0;
   require_rule(p.n_ff != 0 && p.n_ff % 32 == 0, "{}: {} hidden values are not a positive multiple of 32", kFamily, p.n_ff);
-  require_rule(!is_moe || (p.n_experts % 128 == 0 && p.n_experts <= 512), "{}: expected 128, 256, 384 or 512 experts, found {}", kFamily,
-               p.n_experts);
-  require_rule(p.n_used >= 1 && p.n_used <= 32 && (is_moe || p.n_used == 1), "{}: {} experts a token", kFamily, p.n_used);
+  require_rule(p.n_experts <= kMaxExperts, "{}: expected up to {} experts, found {}", kFamily, kMaxExperts, p.n_experts);
+  require_rule(p.n_used >= 1 && p.n_used <= 32 && (is_moe ? p.n_used <= p.n_experts : p.n_used == 1), "{}: {} experts a token", kFamily, p.n_used);
   const uint32_t n_warps = pick("kWarps", {4, 8, 16}, 8);
   const uint32_t h_rows = pick("kHRows", admissible({16, 32, 48, 64}, [&](uint32_t n) {
     return p.n_ff % n == 0 && 2 * n * row_bytes + tile_warp_bytes(p.n_cols, 2 * n, n_warps) + 1024 <=
@@ -180,8 +180,8 @@ namespace {
 KernelSpec build_moe_down(const DecodeMoeDownParams& p, const DeviceInfo& device, TunePick& pick) {
   constexpr const char* kFamily = "decode_moe_down";
   const uint64_t row_bytes = decode_row_bytes(kFamily, p.dtype, p.n_ff);
-  require_rule(p.n_experts % 128 == 0 && p.n_experts != 0 && p.n_experts <= 512,
-               "{}: expected 128, 256, 384 or 512 experts, found {}", kFamily, p.n_experts);
+  require_rule(p.n_experts >= p.n_used && p.n_experts <= kMaxExperts, "{}: expected {} to {} experts, found {}", kFamily, p.n_used, kMaxExperts,
+               p.n_experts);
   require_rule(p.n_used == 2 || p.n_used == 4 || p.n_used == 8, "{}: expected 2, 4 or 8 experts a token, found {}", kFamily, p.n_used);
   require_rule(p.n_rows != 0 && p.n_rows % 32 == 0, "{}: {} rows are not a positive multiple of 32", kFamily, p.n_rows);
   const uint64_t tile_bytes = p.n_used * kFinishRows * row_bytes;
@@ -211,7 +211,7 @@ KernelSpec decode_router_spec(const DecodeRouterParams& p, const Tuning& tuning)
   constexpr const char* kFamily = "decode_router";
   require_quads(kFamily, "columns", p.n_cols);
   require_rule(p.n_cols <= 8192, "{}: {} columns are more than 8192", kFamily, p.n_cols);
-  require_rule(p.n_experts != 0, "{}: no experts", kFamily);
+  require_rule(p.n_experts != 0 && p.n_experts <= kMaxExperts, "{}: expected 1 to {} experts, found {}", kFamily, kMaxExperts, p.n_experts);
   return tuned_spec(tuning, fmt::format("decode_router: {}x{}", p.n_experts, p.n_cols), [&](TunePick& pick) -> KernelSpec {
     const uint32_t n_warps = pick("kWarps", {4, 8, 16}, 8);
     const uint32_t block_rows = pick("kBlockRows", admissible({1, 2, 4}, [&](uint32_t n) { return p.n_experts % n == 0; }),

@@ -19,16 +19,26 @@ __device__ __forceinline__ float score_value(uint32_t low_word, uint32_t high_wo
 /// bits of their float (the lowest kIdBits are left out: a relative difference under 2^-14) count as ties: lower id first.
 template <uint32_t kExperts, uint32_t kUsed>
 struct TopExperts {
-  static_assert(kExperts % 128 == 0 && kExperts <= 512 && kUsed <= kWarpLanes);
-  static constexpr uint32_t kEach = kExperts / kWarpLanes, kIdMask = kExperts <= 128 ? 127 : kExperts <= 256 ? 255 : 511;
+  static_assert(kExperts <= 512 && kUsed <= kWarpLanes && kUsed <= kExperts);
+  static constexpr uint32_t kEach = ceil_div(kExperts, 128) * 4, kIdMask = kExperts <= 128 ? 127 : kExperts <= 256 ? 255 : 511;
   float score[kEach];
   uint32_t found = 0;   ///< lane r: key of rank r
+
+  static __device__ __forceinline__ uint32_t expert_of(uint32_t i) { return i / 4 * 128 + lane_idx() * 4 + i % 4; }
+  static __device__ __forceinline__ bool is_live(uint32_t i) { return kExperts % 128 == 0 || expert_of(i) < kExperts; }
 
   __device__ __forceinline__ void fetch(const int64_t* scores) {
 #pragma unroll
     for (uint32_t i = 0; i < kEach; i += 2) {
-      const uint4 v = ld_cg_v4(scores + score_index(i / 4 * 128 + 4 * lane_idx()) + i % 4);
-      score[i] = score_value(v.x, v.y), score[i + 1] = score_value(v.z, v.w);
+      const int64_t* const pair = scores + score_index(expert_of(i));
+      score[i] = score[i + 1] = 0.0f;
+      if (is_live(i + 1)) {
+        const uint4 v = ld_cg_v4(pair);
+        score[i] = score_value(v.x, v.y), score[i + 1] = score_value(v.z, v.w);
+      } else if (is_live(i)) {   // an odd number of experts: nobody writes behind the last
+        const auto* words = reinterpret_cast<const uint32_t*>(pair);
+        score[i] = score_value(ld_cg_u32(words), ld_cg_u32(words + 1));
+      }
     }
   }
   /// Finds ranks 0 .. n_ranks - 1.
@@ -38,8 +48,7 @@ struct TopExperts {
     for (uint32_t i = 0; i < kEach; ++i) {
       const uint32_t bits = __float_as_uint(score[i]);
       const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-      const uint32_t id = i / 4 * 128 + lane_idx() * 4 + i % 4;
-      key[i] = (ordered & ~kIdMask) | (kIdMask - id);
+      key[i] = is_live(i) ? (ordered & ~kIdMask) | (kIdMask - expert_of(i)) : 0;
     }
 #pragma unroll 1
     for (uint32_t r = 0; r < n_ranks; ++r) {

@@ -35,7 +35,7 @@ void with_extreme_tunings(const KernelSpec& spec, Check&& check) {
 
 /// Router scores as the stages hand them on: integers in units of 2^-32 (kernel_src/args/router_scores.h), and back.
 inline std::vector<int64_t> score_units(const std::vector<float>& scores) {
-  std::vector<int64_t> units(n_score_slots(uint32_t(scores.size())));
+  std::vector<int64_t> units(n_score_slots(uint32_t(scores.size())), int64_t{1} << 62);   // what is no expert's must not count
   for (std::size_t e = 0; e < scores.size(); ++e) units[score_index(uint32_t(e))] = int64_t(std::llround(double(scores[e]) * 4294967296.0));
   return units;
 }

@@ -190,17 +190,27 @@ TEST(FusionDecode, RefusesGateAndUpOfDifferentTypes) {
   EXPECT_TRUE(has_note(lower(describe(moe)), "decode_moe: gate and up differ in type"));
 }
 
-TEST(FusionDecode, RefusesRoutersAndExpertCountsItCannotServe) {
-  const Lowered few = lower(describe(moe_model(64)));
-  EXPECT_TRUE(has_note(few, "decode_moe: decode_glu: expected 128, 256, 384 or 512 experts, found 64")) << all_notes(few);
-  TinyModel tiny = moe_model();
-  set_type(tiny, "ffn_gate_inp.weight", DType::kQ8_0);
-  const Lowered quantised = lower(describe(tiny));
+TinyModel with_quantised_router() {
+  TinyModel model = moe_model();
+  set_type(model, "ffn_gate_inp.weight", DType::kQ8_0);
+  return model;
+}
+
+TEST(FusionDecode, AnyNumberOfExpertsIsFused) {
+  for (const uint32_t n_experts : {8u, 60u, 103u, 512u}) {
+    const Lowered lowered = lower(describe(moe_model(n_experts)));
+    const std::vector<std::string> all = entries(lowered);
+    EXPECT_EQ(std::count(all.begin(), all.end(), "sj_decode_moe_down"), 2) << n_experts << " experts\n" << all_notes(lowered);
+  }
+}
+
+TEST(FusionDecode, RefusesRoutersItCannotServe) {
+  const Lowered quantised = lower(describe(with_quantised_router()));
   EXPECT_TRUE(has_note(quantised, "decode_moe: the router is not a plain F32 matrix")) << all_notes(quantised);
 }
 
 TEST(FusionDecode, FusedHalvesBesideUnfusedOnesQuantiseTheirInput) {
-  const Lowered lowered = lower(describe(moe_model(64)));   // attention is fused, the experts are not
+  const Lowered lowered = lower(describe(with_quantised_router()));   // attention is fused, the experts are not
   const std::vector<std::string> all = entries(lowered);
   EXPECT_EQ(std::count(all.begin(), all.end(), "sj_decode_attention"), 2);
   EXPECT_EQ(std::count(all.begin(), all.end(), "sj_decode_router"), 0);
