@@ -60,9 +60,9 @@ provide_cuda() {
   install_packages "${FETCH_PACKAGES[@]}"
   fetch_wheel 'nvidia-cuda-runtime==13.0.*' "$DEPS/cuda-runtime"
   fetch_wheel 'nvidia-cuda-nvrtc==13.0.*' "$DEPS/cuda-nvrtc"
-  CUDA_INCLUDE=$DEPS/include
+  CUDA_INCLUDE=$DEPS/include   # what is there stays as it is: a build may be reading it
   mkdir -p "$CUDA_INCLUDE"
-  cp -r "$DEPS"/cuda-runtime/nvidia/cu13/include/. "$DEPS"/cuda-nvrtc/nvidia/cu13/include/. "$CUDA_INCLUDE/"
+  cp -ru "$DEPS"/cuda-runtime/nvidia/cu13/include/. "$DEPS"/cuda-nvrtc/nvidia/cu13/include/. "$CUDA_INCLUDE/"
   export LD_LIBRARY_PATH=$DEPS/cuda-nvrtc/nvidia/cu13/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   has_cuda_headers "$CUDA_INCLUDE" || { say "the packages hold no usable CUDA headers"; return 1; }
 }
